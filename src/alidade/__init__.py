@@ -1,0 +1,1 @@
+"""Alidade: a sighting arm for the loss of a neural network."""

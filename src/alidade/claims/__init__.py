@@ -1,0 +1,1 @@
+"""Hypotheses, intervals and verdicts."""

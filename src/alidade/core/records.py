@@ -1,0 +1,167 @@
+"""What a measurement is: frozen values in NumPy float64 with units, status and provenance. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Statistics = Literal["batch", "running", "mixed", "none"]
+
+#: Columns of the tidy table, in this order (see docs/reference/table.md).
+COLUMNS = (
+    "run", "seed", "step", "quantity", "layer", "step_size", "value", "unit", "statistics", "dtype", "status",
+)  # fmt: skip
+
+#: Status of one number. "ok" is the only one that a figure draws.
+OK = "ok"
+BELOW_RESOLUTION = "below_resolution"  # smaller than its own rounding error
+NON_FINITE = "non_finite"  # NaN or infinity came out of the network
+UNDEFINED = "undefined"  # 0 / 0: at eta = 0, or along a direction of length 0
+FAILED = "failed"  # the probe raised; the status reads "failed: reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number of the tidy table; the store adds run and seed."""
+
+    step: int
+    quantity: str
+    value: float
+    unit: str
+    layer: str | None = None
+    step_size: float | None = None
+    statistics: Statistics = "none"
+    dtype: str = "float32"
+    status: str = OK
+
+
+class Recorder(Protocol):
+    """Where measurements go. The measuring side knows this and nothing of files."""
+
+    def record(self, segment: str, rows: Sequence[Row]) -> None:
+        """Take ``rows`` for the segment (a probe id, "training" or "timing")."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Under which conditions a number was measured."""
+
+    statistics: Statistics  # of the normalization layers
+    dtype: str  # of the parameters, or of autocast where it was on
+    batch_size: int | None  # None where the batch has no length
+    step: int | None = None  # optimizer steps taken before the measurement
+    run: str | None = None
+    seed: int | None = None
+    coordinates: Literal["raw", "relative"] = "raw"
+    direction: str = "gradient"
+
+
+def _no_values() -> Floats:
+    return np.empty(0)
+
+
+@dataclass(frozen=True)
+class LineProfile:
+    r"""Losses and gradients at :math:`\theta - \eta d` for a list of step sizes :math:`\eta`.
+
+    Units: losses in nats (or whatever the loss is in); ``step_sizes`` as the direction makes them; raw
+    gradient distances in nat/w and smoothness in nat/w^2, where w is the unit of a weight. In relative
+    coordinates a weight is counted in units of its filter's norm: gradient distances are divided by the
+    norm of the base gradient (unit 1) and smoothness is in nat.
+
+    Where gradients were not asked for, their arrays are NaN with status "undefined".
+    """
+
+    step_sizes: Floats  # (K,)
+    losses: Floats  # (K,)
+    gradient_distances: Floats  # (K,) ||g(eta) - g(0)||, relative: / ||G(0)||
+    gradient_cosines: Floats  # (K,) <g(eta), g(0)> / (||g(eta)|| ||g(0)||)
+    effective_smoothness: Floats  # (K,) ||g(eta) - g(0)|| / (|eta| ||d||)
+    directional_curvature: Floats  # (K,) <d, g(0) - g(eta)> / (eta ||d||^2)
+    resolution: Floats  # (K,) rounding error of effective_smoothness, same unit
+    status: tuple[str, ...]  # (K,) of the smoothness: ok | below_resolution | non_finite | undefined
+    loss: float  # at eta = 0
+    gradient_norm: float  # at eta = 0
+    direction_norm: float
+    provenance: Provenance
+
+    @property
+    def loss_band(self) -> tuple[float, float]:
+        """[min, max] of the loss over the listed step sizes (Santurkar et al. 2018, Fig. 4a). NaN stays NaN."""
+        return _band(self.losses)
+
+    @property
+    def gradient_band(self) -> tuple[float, float]:
+        """[min, max] of the gradient distance over the listed step sizes (Fig. 4b)."""
+        return _band(self.gradient_distances)
+
+    @property
+    def cosine_band(self) -> tuple[float, float]:
+        """[min, max] of the cosine between the gradients over the listed step sizes."""
+        return _band(self.gradient_cosines)
+
+    @property
+    def max_effective_smoothness(self) -> float:
+        """Largest effective smoothness over the listed step sizes other than 0 (Fig. 4c)."""
+        defined = self.effective_smoothness[self.step_sizes != 0]
+        return float(np.max(defined)) if defined.size else float("nan")
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each quantity, as in the tidy table."""
+        relative = self.provenance.coordinates == "relative"
+        return {
+            "loss": "nat",
+            "gradient_distance": "1" if relative else "nat/w",
+            "gradient_cosine": "1",
+            "effective_smoothness": "nat" if relative else "nat/w^2",
+            "directional_curvature": "nat" if relative else "nat/w^2",
+            "resolution": "nat" if relative else "nat/w^2",
+            "gradient_norm": "nat" if relative else "nat/w",
+            "direction_norm": "1" if relative else "w/step_size",
+        }
+
+    def rows(self, step: int) -> Iterator[Row]:
+        """The profile as tidy rows; quantities of relative coordinates carry the prefix ``relative_``."""
+        columns = {
+            "loss": self.losses,
+            "gradient_distance": self.gradient_distances,
+            "gradient_cosine": self.gradient_cosines,
+            "effective_smoothness": self.effective_smoothness,
+            "directional_curvature": self.directional_curvature,
+            "resolution": self.resolution,
+        }
+        for name, value in (
+            ("loss", self.loss),
+            ("gradient_norm", self.gradient_norm),
+            ("direction_norm", self.direction_norm),
+        ):
+            yield self._row(step, name, value, 0.0, OK if np.isfinite(value) else NON_FINITE)
+        for index, step_size in enumerate(self.step_sizes):
+            for name, values in columns.items():
+                value = float(values[index])
+                yield self._row(step, name, value, float(step_size), self._status(name, index, value))
+
+    def _status(self, quantity: str, index: int, value: float) -> str:
+        if quantity in ("loss", "resolution", "gradient_distance") or self.status[index] == NON_FINITE:
+            return OK if np.isfinite(value) else NON_FINITE
+        return self.status[index]
+
+    def _row(self, step: int, quantity: str, value: float, step_size: float, status: str) -> Row:
+        provenance = self.provenance
+        prefix = "relative_" if provenance.coordinates == "relative" else ""
+        return Row(
+            step=step, quantity=prefix + quantity, value=value, unit=self.units[quantity], step_size=step_size,
+            statistics=provenance.statistics, dtype=provenance.dtype, status=status,
+        )  # fmt: skip
+
+
+def _band(values: Floats) -> tuple[float, float]:
+    if values.size == 0:
+        return (float("nan"), float("nan"))
+    return (float(np.min(values)), float(np.max(values)))

@@ -1,0 +1,1 @@
+"""Measurements along a run."""
