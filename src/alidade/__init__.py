@@ -1,1 +1,44 @@
-"""Alidade: a sighting arm for the loss of a neural network."""
+"""Alidade: a sighting arm for the loss of a neural network.
+
+Point it along the direction that the optimizer is about to move, and read how loss and gradient change on the
+way, without disturbing the run by one bit. Names load on first use: ``import alidade`` alone imports neither
+torch nor a plotting library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alidade import nn as nn
+    from alidade import theory as theory
+    from alidade.landscape.objective import Objective as Objective
+    from alidade.probes.line import line_profile as line_profile
+    from alidade.report.plot import plot as plot
+    from alidade.store import load as load
+
+#: Where each public name lives; None: it is a module of its own.
+_HOMES = {
+    "Objective": "alidade.landscape.objective",
+    "line_profile": "alidade.probes.line",
+    "load": "alidade.store",
+    "plot": "alidade.report.plot",
+    "nn": None,
+    "theory": None,
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'alidade' has no attribute {name!r}; it has {', '.join(sorted(_HOMES))}")
+    home = _HOMES[name]
+    value = import_module(f"alidade.{name}") if home is None else getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

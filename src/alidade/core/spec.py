@@ -106,9 +106,10 @@ class LineProfileProbe(Spec):
 
 
 class EvaluationProbe(Spec):
-    """Loss and accuracy on the whole test set in eval mode."""
+    """Loss and accuracy in eval mode on the first ``examples`` of the test set (None: on all of it)."""
 
     kind: Literal["evaluation"] = "evaluation"
+    examples: int | None = Field(default=None, ge=1)
     schedule: Schedule = Every(interval=50)
 
     @property
@@ -117,4 +118,12 @@ class EvaluationProbe(Spec):
         return f"{self.kind}-{self.digest()}"
 
 
-ProbeSpec = Annotated[LineProfileProbe | EvaluationProbe, Field(discriminator="kind")]
+AnyProbe = LineProfileProbe | EvaluationProbe
+ProbeSpec = Annotated[AnyProbe, Field(discriminator="kind")]
+
+
+class PlannedRun(Spec):
+    """A run and the probes that are wanted along it."""
+
+    spec: RunSpec
+    probes: tuple[ProbeSpec, ...] = ()

@@ -1,0 +1,129 @@
+"""A claim is a hypothesis with a statistic and a threshold fixed beforehand; its verdict carries its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import exp, isfinite, log
+from typing import Any, Literal
+
+import polars as pl
+
+from alidade.claims.statistics import Interval, holm, student_interval
+from alidade.core.spec import RunSpec
+
+VerdictName = Literal["supported", "refuted", "undecided"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs that a claim looks at: their specs and the tidy rows."""
+
+    frame: pl.DataFrame
+    specs: Mapping[str, RunSpec]
+
+    def pick(self, norm: str, learning_rate: float) -> dict[int, str]:
+        """Run id by seed, for one norm and learning rate."""
+        return {
+            spec.seed: run
+            for run, spec in self.specs.items()
+            if spec.model.norm == norm and spec.optimizer.learning_rate == learning_rate
+        }
+
+    def rows(self, run: str) -> pl.DataFrame:
+        """The rows of one run."""
+        return self.frame.filter(pl.col("run") == run)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One value per seed with the runs it came from, and why seeds are missing."""
+
+    values: Mapping[int, float]
+    runs: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, as a statistic that must exceed a threshold.
+
+    ``per_seed`` gives one value per seed: the logarithm of a ratio where ``scale`` is "log" (estimate, interval
+    and threshold are then reported as ratios), or a difference.
+    """
+
+    id: str
+    experiment: str
+    paper: str
+    hypothesis: str
+    statistic: str
+    threshold: float
+    per_seed: Callable[[Runs], Seeds]
+    scale: Literal["log", "linear"] = "log"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judged claim. ``estimate`` is null only when undecided; ``interval`` needs two seeds."""
+
+    claim: str
+    experiment: str
+    paper: str
+    hypothesis: str
+    verdict: VerdictName
+    statistic: str
+    estimate: float | None
+    interval: tuple[float, float] | None
+    threshold: float
+    n: int
+    p_adjusted: float | None
+    runs: tuple[str, ...]
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable JSON form (docs/reference/claims.md)."""
+        fields = asdict(self)
+        return fields | {"interval": list(self.interval) if self.interval else None, "runs": list(self.runs)}
+
+
+def judge(claims: Sequence[tuple[Claim, Runs]]) -> list[Verdict]:
+    """Verdicts of claims, with Holm-adjusted p-values over all of them that have one."""
+    judged = [_judge(claim, runs) for claim, runs in claims]
+    tested = [index for index, (_, p) in enumerate(judged) if p is not None]
+    adjusted = dict(zip(tested, holm([judged[index][1] or 0.0 for index in tested]), strict=True))
+    return [replace(verdict, p_adjusted=adjusted.get(index)) for index, (verdict, _) in enumerate(judged)]
+
+
+def _judge(claim: Claim, runs: Runs) -> tuple[Verdict, float | None]:
+    seeds = claim.per_seed(runs)
+    values = [value for value in seeds.values.values() if isfinite(value)]
+    threshold = log(claim.threshold) if claim.scale == "log" else claim.threshold
+    back = exp if claim.scale == "log" else float
+    interval = student_interval(values, threshold) if len(values) > 1 else None
+    verdict, why = _decide(interval, threshold, len(values))
+    judged = Verdict(
+        claim=claim.id,
+        experiment=claim.experiment,
+        paper=claim.paper,
+        hypothesis=claim.hypothesis,
+        verdict=verdict,
+        statistic=claim.statistic,
+        estimate=back(sum(values) / len(values)) if values else None,
+        interval=(back(interval.low), back(interval.high)) if interval else None,
+        threshold=claim.threshold,
+        n=len(values),
+        p_adjusted=None,
+        runs=seeds.runs,
+        reason="; ".join(part for part in (why, seeds.reason) if part),
+    )
+    return judged, interval.p if interval else None
+
+
+def _decide(interval: Interval | None, threshold: float, n: int) -> tuple[VerdictName, str]:
+    if interval is None:
+        return "undecided", f"an interval needs at least 2 seeds, {n} have a value"
+    if interval.low > threshold:
+        return "supported", ""
+    if interval.high < threshold:
+        return "refuted", ""
+    return "undecided", "the 95 % interval contains the threshold"

@@ -1,0 +1,53 @@
+"""What a claim compares: one number, or one series over the probed steps, from one run's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from alidade.core.records import OK
+
+#: The paper's list of step sizes in units of the learning rate; a band is a function of its list.
+PAPER_FACTORS = (0.5, 1.0, 2.0, 4.0)
+#: Root-mean-square relative changes of a filter for the scale-free twin.
+RELATIVE_STEPS = (0.01, 0.03, 0.1, 0.3)
+#: The first tenth of the steps is left out of means over training: the paper's bands at step 0 are transients.
+WARM_UP = 0.1
+
+
+@dataclass(frozen=True)
+class BandSeries:
+    """Reduces a line profile to one number per probed step: over a named list of step sizes."""
+
+    quantity: str  # of the tidy table
+    reduce: Literal["width", "max"]
+
+    def of(self, rows: pl.DataFrame, step_sizes: Sequence[float]) -> dict[int, float]:
+        """By step; steps at which a listed number is missing, not finite or below resolution are left out."""
+        listed = rows.filter(
+            (pl.col("quantity") == self.quantity)
+            & (pl.col("status") == OK)
+            & pl.col("step_size").round_sig_figs(9).is_in([float(f"{size:.9g}") for size in step_sizes])
+        )
+        value = pl.col("value")
+        reduced = value.max() - value.min() if self.reduce == "width" else value.max()
+        steps = listed.group_by("step").agg(reduced.alias("value"), pl.len().alias("count"))
+        complete = steps.filter(pl.col("count") == len(step_sizes)).sort("step")
+        return dict(zip(complete["step"].to_list(), complete["value"].to_list(), strict=True))
+
+
+def paper_step_sizes(learning_rate: float) -> tuple[float, ...]:
+    """{1/2, 1, 2, 4} x learning rate (Santurkar et al. 2018, Appendix A.2.2; read off Fig. 11).
+
+    >>> paper_step_sizes(0.1)
+    (0.05, 0.1, 0.2, 0.4)
+    """
+    return tuple(factor * learning_rate for factor in PAPER_FACTORS)
+
+
+def after_warm_up(series: dict[int, float], steps: int) -> dict[int, float]:
+    """The part of a series after the first tenth of the training steps."""
+    return {step: value for step, value in series.items() if step >= WARM_UP * steps}

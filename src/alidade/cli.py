@@ -1,0 +1,256 @@
+"""The command line. Exit codes: 0 done (a refuted claim is a result), 1 the work failed, 2 the call is wrong."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alidade.core.errors import AlidadeError, CallError, WorkError
+
+if TYPE_CHECKING:
+    from alidade.claims.claim import Verdict
+    from alidade.core.spec import PlannedRun
+    from alidade.experiments.experiment import Experiment, Settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+#: What typer raises for a wrong call; newer versions carry their own click, so it is found, not imported.
+_UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")  # type: ignore[assignment]
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells expect
+
+
+class Scale(StrEnum):
+    """How large a reproduction is."""
+
+    quick = "quick"
+    paper = "paper"
+
+
+class Data(StrEnum):
+    """Known data sets."""
+
+    digits = "digits"
+    cifar10 = "cifar10"
+
+
+class Init(StrEnum):
+    """Known initializations."""
+
+    he = "he"
+    glorot = "glorot"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Format(StrEnum):
+    """Known table formats."""
+
+    parquet = "parquet"
+    csv = "csv"
+
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the study: runs, and report.html.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds per network, numbered from 100.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), seeds: Seeds = 5) -> None:
+    """The paper in miniature, on data that comes with the program; ends with DIR/report.html."""
+    from alidade.experiments import DEMO
+    from alidade.experiments.experiment import Settings
+
+    _run_study(DEMO, Settings(data="digits", seeds=seeds), out)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment, or all.")],
+    scale: Annotated[Scale, typer.Option(help="quick takes minutes; paper is the paper's own setting.")] = Scale.quick,
+    seeds: Seeds = 5,
+    data: Annotated[Data, typer.Option(help="What the networks learn.")] = Data.cifar10,
+    data_dir: Annotated[Path | None, typer.Option(help="CIFAR-10 in its binary layout; downloaded without it.")] = None,
+    init: Annotated[Init | None, typer.Option(help="Default: he at quick scale, glorot at paper scale.")] = None,
+    l2: Annotated[float, typer.Option("--l2", min=0.0, help="Adds (L2 / 2) ||theta||^2 to the loss.")] = 0.0,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
+    max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop then; finished runs are kept.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Default: runs/NAME.")] = None,
+) -> None:
+    """Repeat an experiment of the paper and judge its claims; ends with DIR/report.html."""
+    from alidade.experiments import experiments_named
+    from alidade.experiments.experiment import Settings
+
+    experiments = experiments_named(name)
+    settings = Settings(
+        scale=scale.value, data=data.value, seeds=seeds, init=init.value if init else None, l2=l2
+    )  # fmt: skip
+    _run_study(experiments, settings, out or Path("runs") / name, data_dir, device.value, max_minutes)
+
+
+@app.command()
+def claims(folder: Folder, as_json: AsJson = False) -> None:
+    """The verdict on each claim, with its interval."""
+    from alidade.experiments import judge_study
+    from alidade.store import open_study
+
+    verdicts = judge_study(open_study(folder))
+    if as_json:
+        print(json.dumps([verdict.to_json() for verdict in verdicts], indent=1))
+    else:
+        _print_verdicts(verdicts)
+
+
+@app.command()
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("--out", help="Default: DIR/report.html.")] = None,
+) -> None:
+    """Write the page: one HTML file that needs no network."""
+    print(_write_report(folder, out or folder / "report.html"))
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[Format, typer.Option("--to", help="Format of the table.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Default: stdout (csv), DIR/export.parquet.")] = None,
+) -> None:
+    """All measurements as one tidy table."""
+    from alidade import store
+
+    frame = store.load(folder)
+    if to is Format.csv and out is None:
+        sys.stdout.write(frame.write_csv())
+        return
+    target = out or folder / "export.parquet"
+    store.export(frame, to.value, target)
+    print(target)
+
+
+def _run_study(
+    experiments: Sequence[Experiment],
+    settings: Settings,
+    out: Path,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    max_minutes: float | None = None,
+) -> None:
+    from rich.console import Console
+
+    from alidade.core.spec import DataSpec
+    from alidade.experiments.experiment import size_of
+    from alidade.store import write_manifest
+    from alidade.sweeps import local, plan, worker
+    from alidade.sweeps.progress import StudyProgress
+
+    console = Console(stderr=True)
+    data = DataSpec(name=settings.data, train_examples=size_of(settings).train_examples)
+    fixed = settings.model_copy(update={"fingerprint": worker.data_spec(data, data_dir).fingerprint})
+    by_experiment = {experiment.name: experiment.runs(fixed) for experiment in experiments}
+    runs = plan.union(run for planned in by_experiment.values() for run in planned)
+    write_manifest(out, _manifest(fixed, by_experiment))
+    todo = [part for run in runs if (part := plan.missing(out, run))]
+    console.print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before are reused, {len(todo)} to do")
+    job = worker.Job(out, data, data_dir, _resolve(device))
+    try:
+        with StudyProgress(todo, console) as progress:
+            local.execute(todo, job, progress, max_minutes and max_minutes * 60)
+    except KeyboardInterrupt:
+        kept = len(runs) - sum(plan.missing(out, run) is not None for run in runs)
+        raise _InterruptedError(f"{kept} of {len(runs)} runs are finished and kept in {out}") from None
+    except WorkError:
+        if any(plan.missing(out, run) is None for run in runs):
+            console.print(f"a report of the finished runs: {_write_report(out, out / 'report.html')}")
+        raise
+    print(f"report: {_write_report(out, out / 'report.html')}")
+
+
+class _InterruptedError(AlidadeError):
+    """Ctrl-C; the message says what is kept."""
+
+
+def _manifest(settings: Settings, runs: dict[str, list[PlannedRun]]) -> dict[str, object]:
+    return {
+        "command": shlex.join(["alidade", *sys.argv[1:]]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings.model_dump(mode="json", exclude={"seeds"}),
+        "experiments": {name: [run.spec.run_id for run in planned] for name, planned in runs.items()},
+    }
+
+
+def _resolve(device: str) -> str:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CallError("--device: expected a CUDA device for 'cuda', found none; use cpu or auto")
+    return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+
+
+def _write_report(folder: Path, out: Path) -> Path:
+    from alidade.experiments import judge_study
+    from alidade.report.page import write_page
+    from alidade.store import open_study
+
+    study = open_study(folder)
+    return write_page(out, study, judge_study(study))
+
+
+def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("claim", "verdict", "estimate", "95 % interval", "threshold", "n")
+    for verdict in verdicts:
+        interval = "-" if verdict.interval is None else "{:.3g} to {:.3g}".format(*verdict.interval)
+        estimate = "-" if verdict.estimate is None else f"{verdict.estimate:.3g}"
+        table.add_row(verdict.claim, verdict.verdict, estimate, interval, f"{verdict.threshold:g}", str(verdict.n))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; every error becomes one line on standard error."""
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; repeat the command to go on", INTERRUPTED)
+    except _InterruptedError as error:
+        _fail(f"interrupted: {error}; to go on, repeat: {shlex.join(['alidade', *sys.argv[1:]])}", INTERRUPTED)
+    except _UsageError as error:
+        _fail(_explain(error), 2)
+    except CallError as error:
+        _fail(str(error), 2)
+    except AlidadeError as error:
+        _fail(str(error), 1)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}; check the path and the free space", 1)
+
+
+def _explain(error: Exception) -> str:
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    known = ", ".join(command.callback.__name__ for command in app.registered_commands if command.callback)
+    hint = f"known: {known}" if message.startswith("No such command") else "see 'alidade --help'"
+    return f"{message.rstrip('.')}; {hint}"
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,109 @@
+r"""Raw and relative coordinates of parameter space.
+
+Relative coordinates (the scale-free twin) measure each filter :math:`w_j`, the weight vector of one output unit,
+in units of its own norm at the base point: a gradient becomes :math:`G_j = \|w_j\| g_j`, a displacement
+:math:`D_j = d_j / \|w_j\|`. Both coordinates are a factor per filter, so one class serves: raw has factor 1.
+Biases, norm scales and shifts and zero filters have factor 0: they stay at rest, as in filter normalization
+(Li et al. 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from alidade.core.errors import CallError, RefusedError
+from alidade.landscape.isolation import public_name
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A factor per parameter that broadcasts over it (None: 1 everywhere); ``filters`` counts those that move."""
+
+    name: Literal["raw", "relative"]
+    factors: Mapping[str, Tensor] | None = None
+    filters: int = 0
+
+    def gradient(self, name: str, raw: Tensor) -> Tensor:
+        r"""One parameter's gradient in these coordinates, float64: :math:`G_j = \|w_j\| g_j`."""
+        return raw.double() if self.factors is None else raw.double() * self.factors[name]
+
+    def component(self, name: str, raw: Tensor) -> Tensor:
+        r"""One parameter's displacement in these coordinates, float64: :math:`D_j = d_j / \|w_j\|`, 0 at rest."""
+        if self.factors is None:
+            return raw.double()
+        factor = self.factors[name]
+        return torch.where(factor > 0, raw.double() / factor, 0.0)
+
+    def displacement(self, name: str, component: Tensor) -> Tensor:
+        r"""The raw displacement :math:`d_j = \|w_j\| D_j` of one parameter."""
+        return component if self.factors is None else component * self.factors[name]
+
+    def gradient_norm(self, raw: Mapping[str, Tensor]) -> float:
+        """Norm of a raw gradient in these coordinates."""
+        return root_sum(self.gradient(name, value).square() for name, value in raw.items())
+
+    def length(self, raw: Mapping[str, Tensor]) -> float:
+        """Norm of a raw displacement in these coordinates."""
+        return root_sum(self.component(name, value).square() for name, value in raw.items())
+
+
+def coordinates_named(name: str, model: nn.Module, parameters: Mapping[str, Tensor]) -> Coordinates:
+    """Coordinates by their public name, "raw" or "relative", at ``parameters``.
+
+    Raises:
+        CallError: another name.
+        RefusedError: relative, and no filter can move (no weight of two or more dimensions with a norm above 0).
+    """
+    if name == "raw":
+        return Coordinates("raw")
+    if name != "relative":
+        raise CallError(f"coordinates: expected 'raw' or 'relative', got {name!r}")
+    transposed = _transposed_convolutions(model)
+    norms = {name: _filter_norms(value.double(), transposed.get(name, 0)) for name, value in parameters.items()}
+    filters = sum(int((norm > 0).sum()) for norm in norms.values())
+    if filters == 0:
+        raise RefusedError("coordinates='relative': expected a nonzero weight of two or more dimensions, got none")
+    factors = {name: _as_factor(norm, parameters[name], transposed.get(name, 0)) for name, norm in norms.items()}
+    return Coordinates("relative", factors, filters)
+
+
+def root_sum(parts: Iterable[Tensor]) -> float:
+    """Square root of the sum of all elements of all parts, which are float64."""
+    return math.sqrt(math.fsum(float(part.sum()) for part in parts))
+
+
+def _transposed_convolutions(model: nn.Module) -> dict[str, int]:
+    """Names of the weights of transposed convolutions, with their number of groups."""
+    kinds = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return {
+        public_name(f"{name}.weight".lstrip(".")): module.groups
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+    }
+
+
+def _filter_norms(weight: Tensor, groups: int) -> Tensor:
+    """Norm of each output unit's weights, broadcastable over the (grouped) weight; 0 where there are no filters.
+
+    Axis 0 counts output units. In a transposed convolution (``groups`` > 0) axis 0 counts inputs and the
+    output units are (group, axis 1), so the weight is seen as (groups, inputs, outputs, ...).
+    """
+    if weight.ndim < 2:
+        return weight.new_zeros(())
+    if groups == 0:
+        return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    return torch.linalg.vector_norm(grouped, dim=(1, *range(3, grouped.ndim)), keepdim=True)
+
+
+def _as_factor(norms: Tensor, weight: Tensor, groups: int) -> Tensor:
+    if groups == 0:
+        return norms
+    inputs = weight.shape[0] // groups
+    return norms.expand(groups, inputs, *norms.shape[2:]).reshape(weight.shape[0], *norms.shape[2:])

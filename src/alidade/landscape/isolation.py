@@ -1,0 +1,155 @@
+"""Leaves no trace: run a model at other tensors, in other modes, with given random numbers, and put all back.
+
+The live parameters are never moved. The model is evaluated at detached leaves by ``torch.func.functional_call``,
+with clones of its buffers, so that a probe that raises, or is killed, cannot leave a changed network behind.
+What a forward pass itself may change is restored: random states, module attributes, train/eval modes.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+T = TypeVar("T")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside DataParallel, DistributedDataParallel and ``torch.compile`` wrappers."""
+    while True:
+        inner = model._modules.get("_orig_mod")
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def public_name(name: str) -> str:
+    """A parameter's name without the parts that wrappers add.
+
+    >>> public_name("features._orig_mod.0.weight")
+    'features.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+class RandomState:
+    """The random states of CPU, CUDA, Python and NumPy, and of the generators that the modules keep."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._generators = list(_own_generators(model))
+        self._own = [_read(generator) for generator in self._generators]
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._python = random.getstate()
+        self._numpy = np.random.get_state()
+
+    def install(self) -> None:
+        """Make this state the current one."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        for generator, state in zip(self._generators, self._own, strict=True):
+            _write(generator, state)
+
+
+def _own_generators(model: nn.Module) -> Iterator[Any]:
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Generator | np.random.Generator | random.Random):
+                yield value
+
+
+def _read(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.bit_generator.state
+
+
+def _write(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state
+
+
+#: Dictionaries of a module that hold its members; a forward pass may rebind entries of them.
+_MEMBERS = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def isolated(model: nn.Module, randomness: RandomState | None = None) -> Iterator[None]:
+    """On leaving, also by an exception or Ctrl-C, random states and module attributes are what they were.
+
+    ``randomness`` is installed on entering. Attributes (train/eval mode among them) are restored by identity:
+    a tensor that a forward pass caches on a module is replaced by what was there before.
+    """
+    before = RandomState(model)
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    members = [(vars(module)[name], dict(vars(module)[name])) for module, _ in attributes for name in _MEMBERS]
+    try:
+        if randomness is not None:
+            randomness.install()
+        with _uncompiled():
+            yield
+    finally:
+        for members_now, members_then in members:
+            _put_back(members_now, members_then)
+        for module, then in attributes:
+            _put_back(vars(module), then)
+        before.install()
+
+
+def _put_back(now: dict[str, Any], then: dict[str, Any]) -> None:
+    if list(now) != list(then):
+        now.clear()
+        now.update(then)
+        return
+    for key, value in then.items():
+        if now[key] is not value:
+            now[key] = value
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Compiled functions run eagerly inside, so that a probe spends none of the user's recompilations."""
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+class _Host(nn.Module):
+    """Holds a model so that ``functional_call`` exchanges its tensors while any piece of work runs on it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[nn.Module], T]) -> T:
+        return work(self.model)
+
+
+def call_at(model: nn.Module, tensors: Mapping[str, Tensor], work: Callable[[nn.Module], T]) -> T:
+    """``work(model)`` while the model's parameters named in ``tensors`` are these tensors and its buffers clones.
+
+    Backward passes must happen inside ``work``: gradient checkpointing reads the parameters again then.
+    """
+    exchanged = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    exchanged |= {f"model.{name}": buffer.clone() for name, buffer in model.named_buffers()}
+    result: T = functional_call(_Host(model), exchanged, (work,))
+    return result

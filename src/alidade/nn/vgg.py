@@ -1,0 +1,88 @@
+"""VGG-like convolutional networks (Simonyan & Zisserman 2015) for images of 32 x 32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alidade.core.errors import CallError
+from alidade.nn.norm import norm as make_norm
+
+#: Channels of the convolutions; "M" halves the image. 8 convolutions are VGG-11's, 13 are VGG-16's.
+PLANS: dict[int, tuple[int | str, ...]] = {
+    8: (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
+    13: (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"),
+}
+
+
+class VGG(nn.Module):
+    """Convolutions 3x3 with an optional norm before each ReLU, max pooling, and one linear head."""
+
+    def __init__(self, features: nn.Sequential, head: nn.Linear) -> None:
+        super().__init__()
+        self.features, self.head = features, head
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, 32, 32)."""
+        logits: Tensor = self.head(self.features(images_NCHW).flatten(1))
+        return logits
+
+
+def vgg(
+    conv_layers: int = 8,
+    width: float = 1.0,
+    norm: str = "none",
+    init: str = "he",
+    in_channels: int = 3,
+    classes: int = 10,
+) -> VGG:
+    """A VGG with 8 or 13 convolutions, initialized from torch's global random state.
+
+    Args:
+        conv_layers: 8 (VGG-11's plan) or 13 (VGG-16's; the paper plots layer 13, so it had at least as many).
+        width: factor on the channels 64, 128, 256, 512.
+        norm: see :func:`alidade.nn.norm.norm`; it stands between convolution and ReLU. A convolution before a
+            norm has no bias, which the norm would subtract again.
+        init: "he" (He et al. 2015) or "glorot" (Glorot & Bengio 2010; the paper's). Biases start at 0.
+        in_channels: of the images.
+        classes: number of logits.
+
+    Raises:
+        CallError: an unknown number of layers, norm or init.
+
+    >>> sum(p.numel() for p in vgg(8, width=0.125, norm="batch").parameters())
+    145554
+    """
+    if conv_layers not in PLANS:
+        raise CallError(f"conv_layers: expected one of {sorted(PLANS)}, got {conv_layers!r}")
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for entry in PLANS[conv_layers]:
+        if isinstance(entry, str):
+            layers.append(nn.MaxPool2d(2))
+            continue
+        out = max(1, round(entry * width))
+        layers += [nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none"), make_norm(norm, out), nn.ReLU()]
+        channels = out
+    network = VGG(nn.Sequential(*layers), nn.Linear(channels, classes))
+    initialize(network, init)
+    return network
+
+
+def initialize(network: nn.Module, init: str) -> None:
+    """Draw the weights of convolutions and linear layers anew; biases become 0.
+
+    "he": variance 2 / fan_in before a ReLU, 1 / fan_in in the linear head. "glorot": 2 / (fan_in + fan_out).
+    """
+    if init not in ("he", "glorot"):
+        raise CallError(f"init: expected 'he' or 'glorot', got {init!r}")
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if init == "glorot":
+            nn.init.xavier_uniform_(module.weight)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if isinstance(module, nn.Conv2d) else "linear")
+        if module.bias is not None:
+            with torch.no_grad():
+                module.bias.zero_()

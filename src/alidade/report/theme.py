@@ -1,0 +1,96 @@
+"""Colours and type of every chart. A chart names colours as CSS variables; a page resolves them, an export replaces them.
+
+The hues are Okabe and Ito's, darkened on white and lightened on black until each reads at 4.5 : 1 as text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+Mode = Literal["light", "dark"]
+
+#: Every colour by name: (light, dark).
+COLOURS: dict[str, tuple[str, str]] = {
+    "paper": ("#fdfcf9", "#13151a"),
+    "card": ("#f5f3ed", "#1b1e25"),
+    "ink": ("#1c1e22", "#eceae4"),
+    "ink-soft": ("#585d66", "#a7adb8"),
+    "rule": ("#dedad0", "#343943"),
+    "grid": ("#ebe8e0", "#272b33"),
+    "norm-none": ("#c2480f", "#f5936a"),
+    "norm-batch": ("#1768b0", "#6fb4f5"),
+    "norm-noisy": ("#0c7f63", "#4fcaa6"),
+    "norm-extra-1": ("#98487c", "#e09cc6"),
+    "norm-extra-2": ("#8a6a00", "#e3c14f"),
+    "norm-extra-3": ("#5a54b5", "#aaa5f5"),
+    "yes": ("#0c7f63", "#4fcaa6"),
+    "no": ("#c2480f", "#f5936a"),
+    "open": ("#6a6f78", "#a7adb8"),
+}
+
+#: Normalization layers whose colour and name are fixed; others take the extra colours in alphabetical order.
+NORMS: dict[str, tuple[str, str, str]] = {
+    "none": ("norm-none", "No norm", "without a norm"),
+    "batch": ("norm-batch", "BatchNorm", "with BatchNorm"),
+    "noisy": ("norm-noisy", "Noisy BatchNorm", "with noisy BatchNorm"),
+}
+EXTRA_COLOURS = ("norm-extra-1", "norm-extra-2", "norm-extra-3")
+DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (5, 3), (2, 2), (7, 2, 2, 2))
+
+SANS = '"Helvetica Neue", Helvetica, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
+
+
+def css(name: str) -> str:
+    """The colour ``name`` as a chart writes it.
+
+    >>> css("ink")
+    'var(--ink)'
+    """
+    if name not in COLOURS:
+        raise KeyError(name)
+    return f"var(--{name})"
+
+
+def variables(mode: Mode) -> str:
+    """Declarations of all colours, for a style sheet."""
+    column = 0 if mode == "light" else 1
+    return " ".join(f"--{name}: {pair[column]};" for name, pair in COLOURS.items())
+
+
+def resolve(text: str, mode: Mode = "light") -> str:
+    """``text`` (a chart as JSON) with each colour's name replaced by its value.
+
+    >>> resolve('"var(--ink)"')
+    '"#1c1e22"'
+    """
+    column = 0 if mode == "light" else 1
+    return re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: COLOURS[match[1]][column], text)
+
+
+def config(legend: bool) -> dict[str, Any]:
+    """Vega-Lite configuration: quiet axes, no frame; on the page the legend is HTML above the figure."""
+    text = {"labelColor": css("ink-soft"), "titleColor": css("ink-soft"), "labelFontSize": 11.5, "titleFontSize": 11.5}
+    return {
+        "background": "transparent",
+        "font": SANS,
+        "view": {"stroke": None},
+        "axis": {
+            **text,
+            "titleFontWeight": "normal", "labelFontWeight": "normal", "domain": False, "ticks": False,
+            "gridColor": css("grid"), "gridWidth": 1, "labelPadding": 5, "titlePadding": 7, "labelFlush": True,
+        },
+        "axisX": {"grid": False, "domain": True, "domainColor": css("rule"), "titleAnchor": "end", "titleAlign": "right"},
+        "title": {
+            "anchor": "start", "frame": "bounds", "offset": 11, "fontSize": 13.5, "fontWeight": 600,
+            "color": css("ink"), "subtitleColor": css("ink-soft"), "subtitleFontSize": 11.5, "subtitlePadding": 4,
+        },
+        "legend": {"disable": True} if not legend else {
+            "orient": "top", "title": None, "labelColor": css("ink"), "labelFontSize": 12, "symbolStrokeWidth": 3,
+            "symbolType": "stroke", "symbolSize": 160, "labelLimit": 400,
+        },
+        "line": {"strokeWidth": 2, "strokeCap": "round", "strokeJoin": "round"},
+        "point": {"filled": True},
+        "text": {"color": css("ink-soft"), "fontSize": 11.5},
+        "concat": {"spacing": 28},
+    }  # fmt: skip

@@ -1,0 +1,260 @@
+"""One folder per run: spec.json, tidy Parquet segments, DONE. Written atomically, checked when read.
+
+A run's folder is named by its run id. DONE is written last and lists each segment with its SHA-256: a folder
+without it is an unfinished run, which is measured again; a segment that does not match it is damage, which is
+reported and never read as numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from alidade.core.errors import CallError, WorkError
+from alidade.core.records import COLUMNS, Row
+from alidade.core.spec import RunSpec
+
+FORMAT = 1
+_MANIFEST, _SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
+
+#: Types of the columns of the tidy table.
+SCHEMA: dict[str, Any] = {
+    "run": pl.String, "seed": pl.Int64, "step": pl.Int64, "quantity": pl.String, "layer": pl.String,
+    "step_size": pl.Float64, "value": pl.Float64, "unit": pl.String, "statistics": pl.String, "dtype": pl.String,
+    "status": pl.String,
+}  # fmt: skip
+_ROW_SCHEMA = {name: SCHEMA[name] for name in COLUMNS if name not in ("run", "seed")}
+
+
+class Segments:
+    """A recorder (core.records.Recorder) that keeps rows in memory until the run is written."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[Row]] = {}
+
+    def record(self, segment: str, rows: Sequence[Row]) -> None:
+        """Append rows to a segment; an empty list still makes the segment exist."""
+        self._rows.setdefault(segment, []).extend(rows)
+
+    def frame(self, segment: str) -> pl.DataFrame:
+        """The segment's rows as a table without run and seed."""
+        ordered = [name for name in Row.__dataclass_fields__]
+        frame = pl.DataFrame([astuple(row) for row in self._rows[segment]], schema=_in_order(ordered), orient="row")
+        return frame.select(list(_ROW_SCHEMA))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Segments that hold rows or were declared."""
+        return tuple(self._rows)
+
+
+def _in_order(names: Sequence[str]) -> dict[str, Any]:
+    return {name: _ROW_SCHEMA[name] for name in names}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a folder holds: the tidy table of all its runs, their specs, and the command that made them."""
+
+    root: Path
+    frame: pl.DataFrame
+    specs: Mapping[str, RunSpec]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
+
+    def runs_of(self, experiment: str) -> dict[str, RunSpec]:
+        """The finished runs that the last command planned for an experiment; all runs where none was noted."""
+        planned = self.manifest.get("experiments", {}).get(experiment)
+        return {run: spec for run, spec in self.specs.items() if planned is None or run in planned}
+
+
+def finished_segments(root: Path, run_id: str) -> frozenset[str]:
+    """Names of the segments that a finished run holds; empty for a run that is not finished.
+
+    Raises:
+        WorkError: the run's DONE cannot be read, or a segment does not match it.
+    """
+    folder = root / run_id
+    if not (folder / _DONE).exists():
+        return frozenset()
+    return frozenset(_checked_segments(folder))
+
+
+def write_run(root: Path, spec: RunSpec, segments: Segments, environment: Mapping[str, Any]) -> None:
+    """Write a finished run, or add segments to one; what is there already must come out the same.
+
+    Raises:
+        WorkError: the disk is full or read-only, or the training repeated here differs from the stored one
+            (another machine or torch version), so that a new segment would belong to another trajectory.
+    """
+    folder = root / spec.run_id
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = _checked_segments(folder) if (folder / _DONE).exists() else {}
+        _require_same_training(folder, present, segments)
+        listed = dict(present)
+        for name in segments.names:
+            if name not in present:
+                data = _parquet(segments.frame(name))
+                _write_atomically(folder / f"{name}.parquet", data)
+                listed[name] = hashlib.sha256(data).hexdigest()
+        _write_atomically(folder / _SPEC, spec.model_dump_json(indent=1).encode())
+        _write_atomically(folder / _ENVIRONMENT, json.dumps(environment, indent=1, sort_keys=True).encode())
+        _write_atomically(folder / _DONE, json.dumps({"format": FORMAT, "segments": listed}, indent=1).encode())
+    except OSError as error:
+        raise WorkError(f"{folder}: could not be written ({error.strerror}); free space or change --out") from error
+
+
+def _require_same_training(folder: Path, present: Mapping[str, str], segments: Segments) -> None:
+    if "training" in present and "training" in segments.names:
+        stored = pl.read_parquet(folder / "training.parquet")
+        if not stored.equals(segments.frame("training"), null_equal=True):
+            raise WorkError(
+                f"{folder}: expected the training to repeat bit for bit, but it came out differently here "
+                "(another machine or torch version?); use another --out"
+            )
+
+
+def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Note the command, its settings and the runs it planned for each experiment.
+
+    Experiments of earlier commands stay listed as long as the settings are the same.
+    """
+    earlier = _read_json(root / _MANIFEST) if (root / _MANIFEST).exists() else {}
+    experiments = dict(manifest["experiments"])
+    if earlier.get("settings") == manifest["settings"]:
+        experiments = {**earlier.get("experiments", {}), **experiments}
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"format": FORMAT, **manifest, "experiments": experiments}, indent=1)
+        _write_atomically(root / _MANIFEST, text.encode())
+    except OSError as error:
+        raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
+
+
+def open_study(root: Path) -> Study:
+    """Read every finished run below ``root`` that the last command's experiments name (all, without a manifest).
+
+    Raises:
+        CallError: no such folder.
+        WorkError: nothing finished there, or a damaged file, which is named.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise CallError(f"{root}: expected a folder with runs, found none; make one with 'alidade demo --out {root}'")
+    manifest = _read_json(root / _MANIFEST) if (root / _MANIFEST).exists() else {}
+    named = {run for runs in manifest.get("experiments", {}).values() for run in runs}
+    folders = sorted(folder for folder in root.iterdir() if (folder / _SPEC).exists() or (folder / _DONE).exists())
+    finished = [f for f in folders if (f / _DONE).exists() and (not named or f.name in named)]
+    if not finished:
+        raise WorkError(f"{root}: expected a finished run, found none; run 'alidade demo --out {root}' first")
+    specs = {folder.name: _read_spec(folder) for folder in finished}
+    frames = [_read_run(folder, specs[folder.name]) for folder in finished]
+    return Study(
+        root=root,
+        frame=pl.concat(frames),
+        specs=specs,
+        manifest=manifest,
+        environments={folder.name: _read_json(folder / _ENVIRONMENT) for folder in finished},
+        unfinished=tuple(sorted(named - set(specs))),
+    )
+
+
+def load(root: str | Path) -> pl.DataFrame:
+    """The tidy table of all measurements below ``root``: one row per number, columns as in core.records.COLUMNS."""
+    return open_study(Path(root)).frame
+
+
+def export(frame: pl.DataFrame, to: str, out: Path | None) -> str | None:
+    """Write the table as "csv" or "parquet"; without ``out`` the CSV is returned as text.
+
+    Raises:
+        CallError: another format.
+        WorkError: ``out`` cannot be written.
+    """
+    if to not in ("csv", "parquet"):
+        raise CallError(f"--to: expected 'csv' or 'parquet', got {to!r}")
+    if out is None:
+        return frame.write_csv()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(out, frame.write_csv().encode() if to == "csv" else _parquet(frame))
+    except OSError as error:
+        raise WorkError(f"--out {out}: expected a file that can be written, got: {error.strerror}") from error
+    return None
+
+
+def _read_run(folder: Path, spec: RunSpec) -> pl.DataFrame:
+    segments = _checked_segments(folder)
+    frames = [pl.read_parquet(folder / f"{name}.parquet") for name in sorted(segments)]
+    frame = pl.concat([frame for frame in frames if frame.height] or frames[:1])
+    run = pl.lit(folder.name, dtype=pl.String).alias("run")
+    return frame.with_columns(run, pl.lit(spec.seed, dtype=pl.Int64).alias("seed")).select(COLUMNS)
+
+
+def _checked_segments(folder: Path) -> dict[str, str]:
+    done = _read_json(folder / _DONE)
+    if done.get("format", 0) > FORMAT:
+        raise WorkError(f"{folder}: written by a newer Alidade (format {done['format']}); upgrade to read it")
+    for name, digest in done["segments"].items():
+        path = folder / f"{name}.parquet"
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise _damaged(path)
+    return dict(done["segments"])
+
+
+def _read_spec(folder: Path) -> RunSpec:
+    try:
+        spec = RunSpec.model_validate(_read_json(folder / _SPEC))
+    except ValueError as error:
+        raise _damaged(folder / _SPEC) from error
+    if spec.run_id != folder.name:
+        raise _damaged(folder / _SPEC)
+    return spec
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(content, dict):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> WorkError:
+    return WorkError(
+        f"{path}: expected the file as it was written, found it missing or damaged; move {path.parent} away and "
+        "repeat the command that made it: the other runs are kept"
+    )
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

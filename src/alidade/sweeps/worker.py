@@ -1,0 +1,77 @@
+"""One worker process: trains the runs it is handed, one thread each, and writes them to the store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alidade.core.spec import DataSpec, PlannedRun
+from alidade.data import Dataset, fingerprint, load
+from alidade.store import Segments, write_run
+from alidade.sweeps.environment import environment
+from alidade.train.loop import Progress, train
+
+#: Seconds between two progress messages of one run.
+MESSAGE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a study shares."""
+
+    root: Path
+    data: DataSpec
+    data_dir: Path | None
+    device: str
+
+
+_job: Job
+_messages: Any
+_data: Dataset
+
+
+def start(job: Job, messages: Any) -> None:
+    """Prepare this process: leave Ctrl-C to the parent, die with it, use one thread, read the data once."""
+    global _job, _messages, _data
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    torch.set_num_threads(1)
+    _job, _messages = job, messages
+    _data = load(job.data.name, job.data_dir, job.data.train_examples)
+
+
+def execute(run: PlannedRun) -> str:
+    """Train one run with its probes and write it; returns its id."""
+    last = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > MESSAGE_SECONDS or progress.step == run.spec.steps:
+            last = now
+            _messages.put((run.spec.run_id, *progress))
+
+    segments = Segments()
+    train(run.spec, _data, run.probes, segments, _job.device, report)
+    write_run(_job.root, run.spec, segments, environment(_job.device))
+    return run.spec.run_id
+
+
+def data_spec(data: DataSpec, data_dir: Path | None) -> DataSpec:
+    """The data specification with the fingerprint of what is really there."""
+    dataset = load(data.name, data_dir, data.train_examples)
+    return data.model_copy(update={"fingerprint": fingerprint(dataset)})
+
+
+def _die_with(parent: int) -> None:
+    """Exit when the parent is gone, also by a kill that it could not answer."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

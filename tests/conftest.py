@@ -1,0 +1,33 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHARED_DATA = PROJECT.parent / "shared" / "data"  # lies beside the project where it was handed out with it
+
+torch.set_num_threads(1)  # tests run side by side; two threads on busy cores cost several times more
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder cifar-10-batches-bin with the real images, unpacked once for all workers."""
+    unpack = SHARED_DATA / "unpack_cifar10"
+    if not unpack.is_file():
+        pytest.skip(f"the real CIFAR-10 is not there: {unpack} is missing")
+    base = tmp_path_factory.getbasetemp()
+    shared_by_workers = base if worker_id == "master" else base.parent
+    folder = shared_by_workers / "cifar10"
+    with FileLock(shared_by_workers / "cifar10.lock"):
+        if not folder.exists():
+            partial = shared_by_workers / "cifar10.partial"
+            subprocess.run([sys.executable, unpack, partial], check=True, stdout=subprocess.DEVNULL)
+            partial.rename(folder)
+    return folder / "cifar-10-batches-bin"
