@@ -109,11 +109,13 @@ def _varying(specs: Iterable[RunSpec]) -> list[str]:
 
 def _difference(spec: RunSpec, varying: Sequence[str]) -> str:
     flat = _flat(spec)
-    words = [_WORDS.get(name, name + " {}").format(_word(flat.get(name))) for name in varying]
+    words = [_WORDS.get(name, name + " {}").format(_word(name, flat.get(name))) for name in varying]
     return ", ".join(words)
 
 
-def _word(value: object) -> str:
+def _word(name: str, value: object) -> str:
     if value is None:
         return "all"
-    return f"{value:g}" if isinstance(value, float) else str(value).replace("glorot", "Glorot").replace("he", "He")
+    if name == "model.init":
+        return str(value).capitalize()
+    return f"{value:g}" if isinstance(value, float) else str(value)

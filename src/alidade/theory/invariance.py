@@ -1,9 +1,10 @@
 """What a normalization layer does not see: the scale of its own weights (Santurkar et al. 2018, after Lemma 4.5)."""
 
+import torch
 from torch import Tensor
 
 from alidade.core.errors import CallError
-from alidade.theory.bounds import Bound, Form, assemble, check_batch, check_form, check_gamma
+from alidade.theory.bounds import NOT_COVERED, OK, Bound, Form, assemble, check_batch, check_form, check_gamma
 from alidade.theory.gradients import chain_scale
 from alidade.theory.normalization import Epsilon, as_column, coverage, dot, moments
 
@@ -131,6 +132,5 @@ def scale_invariance_gradient(
     check_batch(gradient_at_w, gradient_at_aw=gradient_at_aw, scale=scale)
     check_gamma(a, len(gradient_at_w))
     terms = {"rescaled": gradient_at_w / a[:, None]}
-    code = coverage(gradient_at_w, a, gradient_at_aw)
-    code = (scale >= 0).all(dim=1).logical_not().long() * code
+    code = torch.where(a > 0, OK, NOT_COVERED)
     return assemble(gradient_at_aw, terms, code, "identity", scale / a[:, None])

@@ -1,0 +1,196 @@
+"""From the tidy table to what a chart draws: one row per variant and position, with mean and spread over seeds.
+
+Frames here share a few short columns: ``v`` the variant's key, ``seed``, ``x`` the position (a training step, a
+step size or a loss), ``y`` a value; after ``over_seeds`` the mean ``m``, the extremes ``lo`` and ``hi``, and the
+number of seeds ``n``. Only rows with status "ok" become values; ``refused`` lists the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from alidade.claims.quantities import PAPER_FACTORS, RELATIVE_STEPS
+from alidade.claims.statistics import SMOOTHING_STEPS
+from alidade.core.records import BELOW_RESOLUTION, OK
+from alidade.report.variants import Variant, variants
+
+if TYPE_CHECKING:
+    from alidade.store import Study
+
+MOST_POINTS = 400  # on one line
+LOSS_BINS = 10
+PROBES_PER_BIN = 3
+Reduction = Literal["width", "max", "min"]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """A study's numbers, each row labelled with its variant."""
+
+    study: Study
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """What is compared."""
+        return variants(self.study.specs)
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """The tidy table with the variant's key as ``v``."""
+        keys = {run: variant.key for variant in self.variants for run in variant.runs}
+        return self.study.frame.with_columns(
+            pl.col("run").replace_strict(keys, default=None).alias("v"), pl.col("step_size").round_sig_figs(9)
+        ).filter(pl.col("v").is_not_null())
+
+    def has(self, quantity: str) -> bool:
+        """Whether any value of the quantity may be drawn."""
+        return not self.ok(quantity).is_empty()
+
+    def ok(self, quantity: str) -> pl.DataFrame:
+        """Rows of a quantity that hold a number: v, seed, x (step), eta, y."""
+        good = self.frame.filter((pl.col("quantity") == quantity) & (pl.col("status") == OK))
+        return good.filter(pl.col("value").is_finite()).select(
+            "v", "seed", pl.col("step").alias("x"), pl.col("step_size").alias("eta"), pl.col("value").alias("y")
+        )
+
+    def sizes(self, variant: Variant, prefix: str = "") -> tuple[float, ...]:
+        """All step sizes of a variant's line profiles, ascending."""
+        rows = self.frame.filter(
+            (pl.col("v") == variant.key) & (pl.col("quantity") == f"{prefix}loss") & (pl.col("step_size") != 0)
+        )
+        return tuple(sorted(rows["step_size"].drop_nulls().unique().to_list()))
+
+    def named_list(self, variant: Variant, prefix: str = "") -> tuple[float, ...]:
+        """The list that a band is taken over: the paper's where it was measured, else all that were."""
+        measured = self.sizes(variant, prefix)
+        wanted = RELATIVE_STEPS if prefix else tuple(f * variant.learning_rate for f in PAPER_FACTORS)
+        named = tuple(sorted(float(f"{size:.9g}") for size in wanted))
+        return named if set(named) <= set(measured) else measured
+
+    def smoothed(self, quantity: str, window: int) -> pl.DataFrame:
+        """Trailing mean of a training metric over ``window`` steps, per run."""
+        rows = self.ok(quantity).sort("v", "seed", "x")
+        mean = pl.col("y").rolling_mean(window, min_samples=1).over("v", "seed")
+        return rows.with_columns(mean.alias("y")).select("v", "seed", "x", "y")
+
+    def band(self, quantity: str, prefix: str = "") -> pl.DataFrame:
+        """[min, max] of a quantity over the named list: v, seed, x, low, high; only where the list is complete."""
+        return self._listed(quantity, prefix).select("v", "seed", "x", "low", "high")
+
+    def reduced(self, quantity: str, how: Reduction, prefix: str = "") -> pl.DataFrame:
+        """One number per probe over the named list: the width of the band, or one of its edges."""
+        value = {"width": pl.col("high") - pl.col("low"), "max": pl.col("high"), "min": pl.col("low")}[how]
+        return self._listed(quantity, prefix).select("v", "seed", "x", value.alias("y"))
+
+    def _listed(self, quantity: str, prefix: str) -> pl.DataFrame:
+        parts = []
+        for variant in self.variants:
+            named = self.named_list(variant, prefix)
+            rows = self.ok(prefix + quantity).filter((pl.col("v") == variant.key) & pl.col("eta").is_in(list(named)))
+            edges = rows.group_by("v", "seed", "x").agg(
+                pl.col("y").min().alias("low"), pl.col("y").max().alias("high"), pl.len().alias("count")
+            )
+            parts.append(edges.filter(pl.col("count") == len(named)))
+        return pl.concat(parts).sort("v", "seed", "x")
+
+    def refused(self, quantity: str, prefix: str = "") -> pl.DataFrame:
+        """Where numbers of a quantity are not drawn: v, x (step), eta, kind ("small" or "infinite"), count."""
+        rows = self.frame.filter((pl.col("quantity") == prefix + quantity) & (pl.col("status") != OK))
+        kind = pl.when(pl.col("status") == BELOW_RESOLUTION).then(pl.lit("small")).otherwise(pl.lit("infinite"))
+        known = rows.filter(pl.col("status").is_in([BELOW_RESOLUTION, "non_finite"]))
+        return (
+            known.with_columns(kind.alias("kind"))
+            .group_by("v", pl.col("step").alias("x"), pl.col("step_size").alias("eta"), "kind")
+            .agg(pl.len().alias("count"))
+            .sort("v", "x", "eta", "kind")
+        )
+
+    def refused_in_list(self, quantity: str, prefix: str = "") -> pl.DataFrame:
+        """``refused`` for the step sizes of the named lists, by step: v, x, kind."""
+        rows = self.refused(quantity, prefix)
+        lists = {variant.key: self.named_list(variant, prefix) for variant in self.variants}
+        parts = [rows.filter((pl.col("v") == key) & pl.col("eta").is_in(list(sizes))) for key, sizes in lists.items()]
+        return pl.concat(parts).select("v", "x", "kind").unique(maintain_order=True)
+
+    def training_loss(self) -> pl.DataFrame:
+        """The loss level of each run at each step, smoothed as the claims do: v, seed, step, loss."""
+        return self.smoothed("train_loss", SMOOTHING_STEPS).rename({"x": "step", "y": "loss"}).sort("step")
+
+    def against_loss(self, values: pl.DataFrame) -> pl.DataFrame:
+        """Values by step (v, seed, x, y, ...) with the training loss of that step as the new x."""
+        by_step = values.rename({"x": "step"}).sort("step")
+        joined = by_step.join_asof(self.training_loss(), on="step", by=["v", "seed"], strategy="backward")
+        return joined.drop("step").rename({"loss": "x"}).filter(pl.col("x") > 0).sort("v", "seed", "x")
+
+
+def over_seeds(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "x")) -> pl.DataFrame:
+    """Mean ``m``, extremes ``lo`` and ``hi`` and number ``n`` of the values ``y`` of the seeds.
+
+    The geometric mean suits positive quantities that are drawn on a logarithmic axis; values that are not
+    positive are left out of it and show as a smaller ``n``.
+    """
+    kept = values.filter(pl.col("y") > 0) if geometric else values
+    mean = pl.col("y").log().mean().exp() if geometric else pl.col("y").mean()
+    return (
+        kept.group_by(*by)
+        .agg(mean.alias("m"), pl.col("y").min().alias("lo"), pl.col("y").max().alias("hi"), pl.len().alias("n"))
+        .sort(*by)
+    )
+
+
+def per_seed(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "seed")) -> pl.DataFrame:
+    """One number per seed: the mean of ``y`` over all probes."""
+    kept = values.filter(pl.col("y") > 0) if geometric else values
+    mean = pl.col("y").log().mean().exp() if geometric else pl.col("y").mean()
+    return kept.group_by(*by).agg(mean.alias("y")).sort(*by)
+
+
+def binned_by_loss(values: pl.DataFrame) -> pl.DataFrame:
+    """Geometric means of ``y`` over the probes within equal bins of log ``x``: v, x, m, lo, hi, n (probes).
+
+    ``lo`` and ``hi`` are the quartiles of the probes in the bin; bins with fewer than three probes are left out.
+    """
+    kept = values.filter((pl.col("y") > 0) & (pl.col("x") > 0)).with_columns(pl.col("x").log().alias("log_x"))
+    if kept.is_empty():
+        return pl.DataFrame(schema={"v": pl.String, "x": pl.Float64, "m": pl.Float64, "n": pl.UInt32})
+    low, high = float(kept["log_x"].min()), float(kept["log_x"].max())  # type: ignore[arg-type]
+    width = max(high - low, 1e-9) / LOSS_BINS
+    position = ((pl.col("log_x") - low) / width).floor().clip(0, LOSS_BINS - 1).alias("bin")
+    return (
+        kept.with_columns(position)
+        .group_by("v", "bin")
+        .agg(
+            pl.col("log_x").mean().exp().alias("x"),
+            pl.col("y").log().mean().exp().alias("m"),
+            pl.col("y").quantile(0.25).alias("lo"),
+            pl.col("y").quantile(0.75).alias("hi"),
+            pl.len().alias("n"),
+        )
+        .filter(pl.col("n") >= PROBES_PER_BIN)
+        .sort("v", "x")
+        .select("v", "x", "m", "lo", "hi", "n")
+    )
+
+
+def thinned(frame: pl.DataFrame, most: int = MOST_POINTS, column: str = "x") -> pl.DataFrame:
+    """At most ``most`` positions, evenly taken; the last one is kept."""
+    positions = frame[column].unique().sort()
+    if len(positions) <= most:
+        return frame
+    stride = -(-len(positions) // most)
+    kept = positions.gather_every(stride).append(positions.tail(1)).unique()
+    return frame.filter(pl.col(column).is_in(kept.implode()))
+
+
+def shared_loss(values: pl.DataFrame) -> tuple[float, float] | None:
+    """The range of losses ``x`` that every variant visits, between its 5 % and 95 % points; None without overlap."""
+    ranges = values.group_by("v").agg(pl.col("x").quantile(0.05).alias("low"), pl.col("x").quantile(0.95).alias("high"))
+    if ranges.is_empty():
+        return None
+    low, high = float(ranges["low"].max()), float(ranges["high"].min())  # type: ignore[arg-type]
+    return (low, high) if low < high else None

@@ -1,0 +1,138 @@
+"""Models, losses and batches that every probe must cope with: cases as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from alidade.nn import vgg
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    build: Callable[[], tuple[nn.Module, Callable[[nn.Module, Any], Tensor], Any]]
+
+
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def _labels(n: int, classes: int = 4) -> Tensor:
+    return torch.arange(n) % classes
+
+
+def _smooth() -> Any:
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+    return model, cross_entropy, (torch.randn(8, 5, dtype=torch.float64), _labels(8))
+
+
+def _batch_norm() -> Any:
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 4)).double()
+    model.train()
+    return model, cross_entropy, (torch.randn(8, 5, dtype=torch.float64), _labels(8))
+
+
+def _mixed_modes() -> Any:
+    model, loss, batch = _batch_norm()
+    model.append(nn.BatchNorm1d(4).double().eval())
+    return model, loss, batch
+
+
+def _dropout() -> Any:
+    model = nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, 4))
+    return model, cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+def _noisy_vgg() -> Any:
+    model = vgg(8, width=1 / 16, norm="noisy", in_channels=1)
+    return model, cross_entropy, (torch.randn(8, 1, 32, 32), _labels(8))
+
+
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(6, 5)
+        self.out = nn.Linear(5, 6, bias=False)
+        self.out.weight = self.embed.weight
+        self.unused = nn.Linear(2, 2)
+        self.frozen = nn.Linear(5, 5).requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.last = self.frozen(self.embed(tokens))  # a cache on the module, as many models keep
+        return self.out(self.last)
+
+
+def _tied() -> Any:
+    def loss(model: nn.Module, batch: dict[str, list[Tensor]]) -> Tensor:
+        return F.cross_entropy(model(batch["tokens"][0]), batch["tokens"][0])
+
+    return _Tied(), loss, {"tokens": [torch.arange(6)]}
+
+
+class _Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(checkpoint(lambda y: self.first(y).tanh(), x, use_reentrant=False))
+
+
+def _checkpointed() -> Any:
+    return _Checkpointed(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def _recurrent() -> Any:
+    return _Recurrent(), cross_entropy, (torch.randn(8, 4, 3), _labels(8))
+
+
+def _attention() -> Any:
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+    return model, lambda model, x: model(x).square().mean(), torch.randn(3, 5, 8)
+
+
+class _OwnGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.generator = nn.Linear(5, 4), torch.Generator().manual_seed(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x + torch.randn(x.shape, generator=self.generator))
+
+
+def _own_generator() -> Any:
+    return _OwnGenerator(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+def _transposed() -> Any:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 25, 4))
+    return model.double(), cross_entropy, (torch.randn(4, 4, 3, 3, dtype=torch.float64), _labels(4))
+
+
+def _weight_norm() -> Any:
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(5, 7)), nn.Tanh(), nn.Linear(7, 4))
+    return model, cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+CASES = [
+    Case("smooth", _smooth), Case("batch_norm", _batch_norm), Case("mixed_modes", _mixed_modes),
+    Case("dropout", _dropout), Case("noisy_vgg", _noisy_vgg), Case("tied_frozen_unused_cached", _tied),
+    Case("checkpointed", _checkpointed), Case("recurrent", _recurrent), Case("attention", _attention),
+    Case("own_generator", _own_generator), Case("transposed", _transposed), Case("weight_norm", _weight_norm),
+]  # fmt: skip
