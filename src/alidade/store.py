@@ -2,16 +2,19 @@
 
 A run's folder is named by its run id. DONE is written last and lists each segment with its SHA-256: a folder
 without it is an unfinished run, which is measured again; a segment that does not match it is damage, which is
-reported and never read as numbers.
+reported and never read as numbers. The JSON files carry a digest of themselves (spec.json has the run id for it).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from alidade.core.spec import RunSpec
 
 FORMAT = 1
 _MANIFEST, _SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
+_DIGEST = "digest"  # key of a JSON file's own checksum
 
 #: Types of the columns of the tidy table.
 SCHEMA: dict[str, Any] = {
@@ -99,24 +103,25 @@ def write_run(root: Path, spec: RunSpec, segments: Segments, environment: Mappin
     folder = root / spec.run_id
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = _checked_segments(folder) if (folder / _DONE).exists() else {}
-        _require_same_training(folder, present, segments)
-        listed = dict(present)
-        for name in segments.names:
-            if name not in present:
-                data = _parquet(segments.frame(name))
-                _write_atomically(folder / f"{name}.parquet", data)
-                listed[name] = hashlib.sha256(data).hexdigest()
-        _write_atomically(folder / _SPEC, spec.model_dump_json(indent=1).encode())
-        _write_atomically(folder / _ENVIRONMENT, json.dumps(environment, indent=1, sort_keys=True).encode())
-        _write_atomically(folder / _DONE, json.dumps({"format": FORMAT, "segments": listed}, indent=1).encode())
+        with _locked(folder):
+            present = _checked_segments(folder) if (folder / _DONE).exists() else {}
+            _require_same_training(folder, present, segments)
+            listed = {name: _sha256(data) for name, data in present.items()}
+            for name in segments.names:
+                if name not in present:
+                    data = _parquet(segments.frame(name))
+                    _write_atomically(folder / f"{name}.parquet", data)
+                    listed[name] = _sha256(data)
+            _write_atomically(folder / _SPEC, spec.model_dump_json(indent=1).encode())
+            _write_json(folder / _ENVIRONMENT, environment)
+            _write_json(folder / _DONE, {"format": FORMAT, "segments": listed})
     except OSError as error:
         raise WorkError(f"{folder}: could not be written ({error.strerror}); free space or change --out") from error
 
 
-def _require_same_training(folder: Path, present: Mapping[str, str], segments: Segments) -> None:
+def _require_same_training(folder: Path, present: Mapping[str, bytes], segments: Segments) -> None:
     if "training" in present and "training" in segments.names:
-        stored = pl.read_parquet(folder / "training.parquet")
+        stored = _parse(folder / "training.parquet", present["training"])
         if not stored.equals(segments.frame("training"), null_equal=True):
             raise WorkError(
                 f"{folder}: expected the training to repeat bit for bit, but it came out differently here "
@@ -135,8 +140,7 @@ def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
         experiments = {**earlier.get("experiments", {}), **experiments}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": FORMAT, **manifest, "experiments": experiments}, indent=1)
-        _write_atomically(root / _MANIFEST, text.encode())
+        _write_json(root / _MANIFEST, {"format": FORMAT, **manifest, "experiments": experiments})
     except OSError as error:
         raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
 
@@ -195,26 +199,32 @@ def export(frame: pl.DataFrame, to: str, out: Path | None) -> str | None:
 
 def _read_run(folder: Path, spec: RunSpec) -> pl.DataFrame:
     segments = _checked_segments(folder)
-    frames = [pl.read_parquet(folder / f"{name}.parquet") for name in sorted(segments)]
+    frames = [_parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
     frame = pl.concat([frame for frame in frames if frame.height] or frames[:1])
     run = pl.lit(folder.name, dtype=pl.String).alias("run")
     return frame.with_columns(run, pl.lit(spec.seed, dtype=pl.Int64).alias("seed")).select(COLUMNS)
 
 
-def _checked_segments(folder: Path) -> dict[str, str]:
-    done = _read_json(folder / _DONE)
-    if done.get("format", 0) > FORMAT:
-        raise WorkError(f"{folder}: written by a newer Alidade (format {done['format']}); upgrade to read it")
-    for name, digest in done["segments"].items():
-        path = folder / f"{name}.parquet"
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise _damaged(path)
-    return dict(done["segments"])
+def _checked_segments(folder: Path) -> dict[str, bytes]:
+    """The content of every segment that DONE lists, as it was written."""
+    listed = _read_json(folder / _DONE)["segments"]
+    contents = {name: _read_bytes(folder / f"{name}.parquet") for name in listed}
+    for name, data in contents.items():
+        if _sha256(data) != listed[name]:
+            raise _damaged(folder / f"{name}.parquet")
+    return contents
+
+
+def _parse(path: Path, data: bytes) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(io.BytesIO(data))
+    except pl.exceptions.PolarsError as error:
+        raise _damaged(path) from error
 
 
 def _read_spec(folder: Path) -> RunSpec:
     try:
-        spec = RunSpec.model_validate(_read_json(folder / _SPEC))
+        spec = RunSpec.model_validate_json(_read_bytes(folder / _SPEC))
     except ValueError as error:
         raise _damaged(folder / _SPEC) from error
     if spec.run_id != folder.name:
@@ -222,14 +232,36 @@ def _read_spec(folder: Path) -> RunSpec:
     return spec
 
 
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write_atomically(path, json.dumps({**content, _DIGEST: _json_digest(content)}, indent=1).encode())
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(_read_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise _damaged(path) from error
-    if not isinstance(content, dict):
+    written_in = content.get("format", FORMAT) if isinstance(content, dict) else None
+    if isinstance(written_in, int) and written_in > FORMAT:
+        raise WorkError(f"{path}: expected format {FORMAT} or older, got {written_in}; upgrade Alidade to read it")
+    if not isinstance(content, dict) or content.pop(_DIGEST, None) != _json_digest(content):
         raise _damaged(path)
     return content
+
+
+def _json_digest(content: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(content, sort_keys=True).encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _damaged(path) from error
 
 
 def _damaged(path: Path) -> WorkError:
@@ -240,21 +272,32 @@ def _damaged(path: Path) -> WorkError:
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     return buffer.getvalue()
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer at a time, so that DONE of one command never lists the segments of another."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

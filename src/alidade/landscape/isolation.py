@@ -144,12 +144,19 @@ class _Host(nn.Module):
         return work(self.model)
 
 
-def call_at(model: nn.Module, tensors: Mapping[str, Tensor], work: Callable[[nn.Module], T]) -> T:
+def call_at(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    work: Callable[[nn.Module], T],
+    buffers: Mapping[str, Tensor] | None = None,
+) -> T:
     """``work(model)`` while the model's parameters named in ``tensors`` are these tensors and its buffers clones.
 
-    Backward passes must happen inside ``work``: gradient checkpointing reads the parameters again then.
+    ``buffers`` gives the values of some or all buffers; the others are clones of the live ones. Backward passes
+    must happen inside ``work``: gradient checkpointing reads the parameters again then.
     """
     exchanged = {f"model.{name}": tensor for name, tensor in tensors.items()}
-    exchanged |= {f"model.{name}": buffer.clone() for name, buffer in model.named_buffers()}
+    known = buffers or {}
+    exchanged |= {f"model.{name}": known.get(name, live).clone() for name, live in model.named_buffers()}
     result: T = functional_call(_Host(model), exchanged, (work,))
     return result

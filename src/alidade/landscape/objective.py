@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -12,12 +12,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alidade.core.errors import CallError, RefusedError
 from alidade.core.records import Statistics
-from alidade.landscape.isolation import RandomState, call_at, isolated, public_name, unwrap
+from alidade.landscape.conditions import Conditions, conditions_now
+from alidade.landscape.isolation import call_at, isolated, public_name, unwrap
+from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, first_tensor
 from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
 
-LossFunction = Callable[[nn.Module, Any], Tensor]
 Tensors = dict[str, Tensor]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One (micro-)batch of a step, the conditions of its forward pass, and the factor of its loss in the sum."""
+
+    batch: Any
+    conditions: Conditions
+    weight: float = 1.0
 
 
 class Objective:
@@ -64,28 +74,59 @@ class Objective:
         *,
         check_deterministic: bool = True,
     ) -> None:
-        self.model = unwrap(model)
-        self.loss_fn = _as_loss_function(loss_fn)
-        self.batch = batch
+        inner = unwrap(model)
+        self._build(inner, loss_fn, (Part(batch, conditions_now(inner)),), statistics, check_deterministic)
+
+    @classmethod
+    def of_parts(
+        cls,
+        model: nn.Module,
+        loss_fn: LossFunction | tuple[Callable[..., Any], Callable[..., Tensor]],
+        parts: Sequence[Part],
+        at: Mapping[str, Tensor] | None = None,
+        *,
+        check_deterministic: bool = True,
+    ) -> Objective:
+        """The weighted sum of the losses of micro-batches, each under the conditions recorded for it.
+
+        ``at``: where the objective stands instead of at the live parameters, by public name.
+        """
+        objective = cls.__new__(cls)
+        objective._build(unwrap(model), loss_fn, tuple(parts), None, check_deterministic)
+        objective._point = None if at is None else dict(at)
+        return objective
+
+    def _build(
+        self, model: nn.Module, loss_fn: Any, parts: tuple[Part, ...], statistics: str | None, check: bool
+    ) -> None:
+        self.model = model
+        self.loss_fn = as_loss_function(loss_fn)
+        self.parts = parts
         self._declared = statistics
-        self._unchecked = check_deterministic
-        self._real_names = {public_name(name): name for name, p in self.model.named_parameters() if p.requires_grad}
+        self._unchecked = check
+        self._point: Tensors | None = None
+        self._real_names = {public_name(name): name for name, p in model.named_parameters() if p.requires_grad}
         if not self._real_names:
             raise CallError("model: expected at least one parameter with requires_grad, got none; unfreeze one")
-        check_statistics(self.model, statistics)
-        self._randomness = RandomState(self.model)
-        self._autocast = _autocast_state()
+        check_statistics(model, statistics)
 
     @property
     def parameters(self) -> Tensors:
-        """The live trainable parameters as detached tensors that share their storage, by public name."""
+        """The trainable parameters as detached tensors that share their storage, by public name."""
+        if self._point is not None:
+            return dict(self._point)
         live = dict(self.model.named_parameters())
         return {name: live[real].detach() for name, real in self._real_names.items()}
 
     @property
+    def batch(self) -> Any:
+        """The batch, or the first of the micro-batches."""
+        return self.parts[0].batch
+
+    @property
     def statistics(self) -> Statistics:
         """What the normalization layers use in this objective: batch, running, mixed or none."""
-        with isolated(self.model):
+        with isolated(self.model), self.parts[0].conditions.replayed(self.model):
             switch_statistics(self.model, self._declared)
             return describe_statistics(self.model)
 
@@ -93,22 +134,21 @@ class Objective:
     def dtype(self) -> str:
         """The precision of the computation: autocast's where it is on, otherwise that of the parameters."""
         kinds = {p.dtype for p in self.parameters.values()}
-        for device, enabled, dtype in self._autocast:
-            if enabled and any(p.device.type == device for p in self.parameters.values()):
-                kinds = {dtype}
+        for state in self.parts[0].conditions.autocast:
+            if state.enabled and any(p.device.type == state.device for p in self.parameters.values()):
+                kinds = {state.dtype}
         return str(kinds.pop()).removeprefix("torch.") if len(kinds) == 1 else "mixed"
 
     @property
     def batch_size(self) -> int | None:
-        """Length of the first tensor found in the batch; None where there is none."""
-        first = _first_tensor(self.batch)
+        """Length of the first tensor found in a (micro-)batch; None where there is none."""
+        first = first_tensor(self.batch)
         return None if first is None or first.ndim == 0 else first.shape[0]
 
     def value(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The loss (a detached 0-dimensional Tensor) at the live parameters, or at the tensors ``at``."""
+        """The loss (a detached 0-dimensional Tensor) where the objective stands, or at the tensors ``at``."""
         loss = self._value(at)
-        if self._unchecked:
-            self._confirm(loss if at is None else self._value(None))
+        self._confirm(loss if at is None else None)
         return loss
 
     def gradient(self, at: Mapping[str, Tensor] | None = None) -> Tensors:
@@ -118,16 +158,13 @@ class Objective:
     def value_and_gradient(self, at: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensors]:
         """Loss and gradient of one forward and backward pass."""
 
-        def work(leaves: Tensors) -> Callable[[nn.Module], tuple[Tensor, Tensors]]:
-            def loss_and_gradient(model: nn.Module) -> tuple[Tensor, Tensors]:
-                loss = self._differentiable_loss(model)
-                return loss.detach(), _gradients(loss, leaves)
+        def work(model: nn.Module, part: Part, leaves: Tensors) -> tuple[Tensor, Tensors]:
+            loss = self._differentiable_loss(model, part)
+            return loss.detach(), _gradients(loss, leaves)
 
-            return loss_and_gradient
-
-        loss, gradient = self._run(at, work, leaves=True)
-        if self._unchecked:
-            self._confirm(loss if at is None else self._value(None))
+        results = self._each(at, work, differentiate=True)
+        loss, gradient = _sum([loss for loss, _ in results]), _sum_by_name([found for _, found in results])
+        self._confirm(loss if at is None else None)
         return loss, gradient
 
     def hvp(self, v: Mapping[str, Tensor], at: Mapping[str, Tensor] | None = None) -> Tensors:
@@ -138,19 +175,23 @@ class Objective:
         Hessian almost everywhere: it does not see the kinks.
         """
         self.check_direction(v)
-        if self._unchecked:
-            self._confirm(self._value(None))
+        self._confirm(None)
 
-        def work(leaves: Tensors) -> Callable[[nn.Module], Tensors]:
-            def product(model: nn.Module) -> Tensors:
-                first = _gradients(self._differentiable_loss(model), leaves, create_graph=True)
-                inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
-                return _gradients(inner, leaves) if inner.requires_grad else _zeros(leaves)
-
-            return product
+        def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensors:
+            first = _gradients(self._differentiable_loss(model, part), leaves, create_graph=True)
+            inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
+            return _gradients(inner, leaves) if inner.requires_grad else _zeros(leaves)
 
         with sdpa_kernel(SDPBackend.MATH):
-            return self._run(at, work, leaves=True)
+            return _sum_by_name(self._each(at, work, differentiate=True))
+
+    def inspect(self, work: Callable[[nn.Module], T]) -> list[T]:
+        """``work(model)`` once per (micro-)batch's conditions, where the objective stands, without gradients.
+
+        For probes that look inside the network: ``work`` may register hooks and call ``loss_fn``; whatever it
+        changes on the model is put back.
+        """
+        return self._each(None, lambda model, part, leaves: work(model))
 
     def check_direction(self, v: Mapping[str, Tensor]) -> None:
         """Refuse a dictionary that does not hold exactly one tensor of the right shape per trainable parameter."""
@@ -167,35 +208,46 @@ class Objective:
                 )
 
     def _value(self, at: Mapping[str, Tensor] | None) -> Tensor:
-        return self._run(at, lambda _: lambda model: _scalar(self.loss_fn(model, self.batch)).detach())
+        return _sum(self._each(at, lambda model, part, leaves: self._loss(model, part).detach()))
 
-    def _differentiable_loss(self, model: nn.Module) -> Tensor:
-        loss = _scalar(self.loss_fn(model, self.batch))
+    def _loss(self, model: nn.Module, part: Part) -> Tensor:
+        loss = as_scalar(self.loss_fn(model, part.batch))
+        return loss if part.weight == 1 else part.weight * loss
+
+    def _differentiable_loss(self, model: nn.Module, part: Part) -> Tensor:
+        loss = self._loss(model, part)
         if not loss.requires_grad:
             raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
         return loss
 
-    def _run(
+    def _each(
         self,
         at: Mapping[str, Tensor] | None,
-        work: Callable[[Tensors], Callable[[nn.Module], T]],
-        leaves: bool = False,
-    ) -> T:
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.set_grad_enabled(leaves))
-            tensors = self.parameters if at is None else {name: tensor.detach() for name, tensor in at.items()}
-            if leaves:
-                tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-            real = {self._real_names[name]: tensor for name, tensor in tensors.items()}
-            stack.enter_context(isolated(self.model, self._randomness))
-            stack.enter_context(_autocast_as(self._autocast))
-            switch_statistics(self.model, self._declared)
-            return call_at(self.model, real, work(tensors))
+        work: Callable[[nn.Module, Part, Tensors], T],
+        differentiate: bool = False,
+    ) -> list[T]:
+        point = self.parameters if at is None else at
+        return [self._at(point, part, work, differentiate) for part in self.parts]
 
-    def _confirm(self, first: Tensor) -> None:
-        """Once per objective: the same loss must come out again."""
-        second = self._value(None)
+    def _at(
+        self,
+        point: Mapping[str, Tensor],
+        part: Part,
+        work: Callable[[nn.Module, Part, Tensors], T],
+        differentiate: bool,
+    ) -> T:
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
+            leaves = {name: tensor.detach().requires_grad_(differentiate) for name, tensor in point.items()}
+            real = {self._real_names[name]: leaf for name, leaf in leaves.items()}
+            with isolated(self.model, part.conditions.randomness), part.conditions.replayed(self.model):
+                switch_statistics(self.model, self._declared)
+                return call_at(self.model, real, lambda model: work(model, part, leaves), part.conditions.buffers)
+
+    def _confirm(self, first: Tensor | None) -> None:
+        """Once per objective: the same loss must come out again; ``first`` is one that was computed already."""
+        if not self._unchecked:
+            return
+        first, second = self._value(None) if first is None else first, self._value(None)
         # Sums on a GPU may be reordered, and a pass without gradients may use other kernels: that is rounding.
         tolerance = 1e3 * torch.finfo(getattr(torch, self.dtype, torch.float32)).eps
         if not torch.isclose(first, second, rtol=tolerance, atol=0, equal_nan=True):
@@ -206,26 +258,6 @@ class Objective:
         self._unchecked = False
 
 
-def _as_loss_function(loss_fn: Any) -> LossFunction:
-    if callable(loss_fn):
-        return loss_fn  # type: ignore[no-any-return]
-    if isinstance(loss_fn, tuple | list) and len(loss_fn) == 2 and all(map(callable, loss_fn)):
-        forward, criterion = loss_fn
-        return lambda model, batch: criterion(forward(model, batch), batch)
-    raise CallError(
-        "loss_fn: expected loss_fn(model, batch) -> scalar Tensor or a pair (forward, criterion), "
-        f"got {type(loss_fn).__name__}"
-    )
-
-
-def _scalar(loss: Any) -> Tensor:
-    if not isinstance(loss, Tensor):
-        raise CallError(f"loss_fn: expected a scalar Tensor, got {type(loss).__name__}")
-    if loss.numel() != 1:
-        raise CallError(f"loss_fn: expected a scalar Tensor, got shape {tuple(loss.shape)}; take its mean or sum")
-    return loss.reshape(())
-
-
 def _gradients(loss: Tensor, leaves: Tensors, create_graph: bool = False) -> Tensors:
     found = torch.autograd.grad(loss, list(leaves.values()), create_graph=create_graph, allow_unused=True)
     return {
@@ -234,28 +266,13 @@ def _gradients(loss: Tensor, leaves: Tensors, create_graph: bool = False) -> Ten
     }
 
 
+def _sum(losses: Sequence[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum(0)
+
+
+def _sum_by_name(parts: Sequence[Tensors]) -> Tensors:
+    return parts[0] if len(parts) == 1 else {name: _sum([part[name] for part in parts]) for name in parts[0]}
+
+
 def _zeros(leaves: Tensors) -> Tensors:
     return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-
-
-def _first_tensor(batch: Any) -> Tensor | None:
-    if isinstance(batch, Tensor):
-        return batch
-    parts: Sequence[Any] = list(batch.values()) if isinstance(batch, Mapping) else ()
-    if isinstance(batch, list | tuple):
-        parts = batch
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
-
-
-def _autocast_state() -> list[tuple[str, bool, torch.dtype]]:
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    return [(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices]
-
-
-@contextmanager
-def _autocast_as(state: list[tuple[str, bool, torch.dtype]]) -> Any:
-    with ExitStack() as stack:
-        for device, enabled, dtype in state:
-            # The cache of cast weights would outlive the leaves that it was filled from.
-            stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False))
-        yield

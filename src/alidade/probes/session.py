@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row
 from alidade.core.spec import AnyProbe, EvaluationProbe, LineProfileProbe
-from alidade.landscape.objective import LossFunction, Objective
+from alidade.landscape.loss import LossFunction
+from alidade.landscape.objective import Objective
 from alidade.probes.evaluation import evaluate
 from alidade.probes.line import line_profile
 

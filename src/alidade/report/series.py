@@ -150,14 +150,13 @@ def per_seed(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "s
     return kept.group_by(*by).agg(mean.alias("y")).sort(*by)
 
 
-def binned_by_loss(values: pl.DataFrame) -> pl.DataFrame:
-    """Geometric means of ``y`` over the probes within equal bins of log ``x``: v, x, m, lo, hi, n (probes).
-
-    ``lo`` and ``hi`` are the quartiles of the probes in the bin; bins with fewer than three probes are left out.
-    """
-    kept = values.filter((pl.col("y") > 0) & (pl.col("x") > 0)).with_columns(pl.col("x").log().alias("log_x"))
+def binned_by_loss(values: pl.DataFrame, geometric: bool) -> pl.DataFrame:
+    """Means of ``y`` over the probes within equal bins of log ``x``: v, x, m, n (probes); at least three in a bin."""
+    kept = values.filter(((pl.col("y") > 0) | (not geometric)) & (pl.col("x") > 0))
+    kept = kept.with_columns(pl.col("x").log().alias("log_x"))
     if kept.is_empty():
         return pl.DataFrame(schema={"v": pl.String, "x": pl.Float64, "m": pl.Float64, "n": pl.UInt32})
+    mean = pl.col("y").log().mean().exp() if geometric else pl.col("y").mean()
     low, high = float(kept["log_x"].min()), float(kept["log_x"].max())  # type: ignore[arg-type]
     width = max(high - low, 1e-9) / LOSS_BINS
     position = ((pl.col("log_x") - low) / width).floor().clip(0, LOSS_BINS - 1).alias("bin")
@@ -166,14 +165,12 @@ def binned_by_loss(values: pl.DataFrame) -> pl.DataFrame:
         .group_by("v", "bin")
         .agg(
             pl.col("log_x").mean().exp().alias("x"),
-            pl.col("y").log().mean().exp().alias("m"),
-            pl.col("y").quantile(0.25).alias("lo"),
-            pl.col("y").quantile(0.75).alias("hi"),
+            mean.alias("m"),
             pl.len().alias("n"),
         )
         .filter(pl.col("n") >= PROBES_PER_BIN)
         .sort("v", "x")
-        .select("v", "x", "m", "lo", "hi", "n")
+        .select("v", "x", "m", "n")
     )
 
 

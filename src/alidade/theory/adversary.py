@@ -34,8 +34,8 @@ def drive(networks: Networks, probes: Probes, evidence: Evidence) -> Networks:
         bound = evidence(Observation(dataclasses.replace(driven, **leaves), probes, differentiable=True))
         distance = bound.relative_slack.abs() if bound.kind == "identity" else -bound.relative_slack
         steps = torch.autograd.grad(distance.sum(), list(leaves.values()), materialize_grads=True)
-        moved = {name: leaf.detach() + _step(leaf.detach(), step) for (name, leaf), step in zip(leaves.items(), steps)}
-        driven = dataclasses.replace(driven, **moved)
+        moved = zip(leaves, (leaf.detach() for leaf in leaves.values()), steps, strict=True)
+        driven = dataclasses.replace(driven, **{name: leaf + _step(leaf, step) for name, leaf, step in moved})
     covered = evidence(Observation(driven, probes)).ok
     kept = {
         name: torch.where(covered.reshape(-1, *[1] * (getattr(driven, name).ndim - 1)), getattr(driven, name), before)

@@ -36,7 +36,7 @@ class Bound:
 
     lhs: Tensor  # (instances,) the measured side
     rhs: Tensor  # (instances,) the side that the statement predicts
-    scale: Tensor  # (instances,) sum of the absolute values of the terms of the prediction
+    scale: Tensor  # (instances,) sum of the absolute values of the terms, for a bound those of both sides
     code: Tensor  # (instances,) int64, an index into STATUSES
     kind: Kind  # identity: lhs = rhs; bound: lhs <= rhs
 
@@ -86,7 +86,7 @@ def assemble(lhs: Tensor, terms: Mapping[str, Tensor], code: Tensor, kind: Kind,
         terms: The terms of the predicted side, each broadcastable to the shape of `lhs`.
         code: Which instances the statement covers, (instances,), indices into STATUSES.
         kind: "identity" or "bound".
-        scale: Sum of absolute terms where the terms are themselves sums that cancel; None = sum of abs(term).
+        scale: Sum of absolute terms of the right side where the terms are themselves sums that cancel; None = sum of abs(term).
 
     Returns:
         A Bound with sides of shape (instances,).
@@ -94,6 +94,8 @@ def assemble(lhs: Tensor, terms: Mapping[str, Tensor], code: Tensor, kind: Kind,
     rhs = weighted_sum(terms)
     if scale is None:
         scale = weighted_sum({name: term.abs() for name, term in terms.items()})
+    if kind == "bound":
+        scale = scale + lhs.abs()
     lhs, rhs, scale = (_flat(side) for side in torch.broadcast_tensors(lhs, rhs, scale))
     worst = ((lhs - rhs).abs() / torch.where(scale > 0, scale, 1.0)).nan_to_num().argmax(dim=1, keepdim=True)
     lhs, rhs, scale = (side.gather(1, worst)[:, 0] for side in (lhs, rhs, scale))

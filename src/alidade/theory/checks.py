@@ -44,9 +44,7 @@ class StatementCheck:
         return {name: value for name, value in vars(self).items() if name != "ratio"}
 
 
-def check_all(
-    instances: int, seed: int, progress: Callable[[int, int], None] | None = None
-) -> list[StatementCheck]:
+def check_all(instances: int, seed: int, progress: Callable[[int, int], None] | None = None) -> list[StatementCheck]:
     """Check every statement in every form on random and adversarial networks.
 
     Networks have batch sizes from 4 to 512 (4 to 16 where the Hessian is compared entry by entry), tanh, ReLU or
@@ -132,8 +130,8 @@ def _collect(
 
 
 def _select(bound: Bound, rows: torch.Tensor) -> Bound:
-    parts = (tensor.detach()[rows] for tensor in (bound.lhs, bound.rhs, bound.scale, bound.code))
-    return Bound(*parts, kind=bound.kind)
+    lhs, rhs, scale, code = (side.detach()[rows] for side in (bound.lhs, bound.rhs, bound.scale, bound.code))
+    return Bound(lhs, rhs, scale, code, bound.kind)
 
 
 def _summarize(row: Row, bounds: list[Bound]) -> StatementCheck:

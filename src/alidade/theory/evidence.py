@@ -17,23 +17,28 @@ SHRINK = (1.0, 1e-2, 1e-4, 1e-6)  # how far X is shrunk along w for the literal 
 
 
 def fact_c1(o: Observation) -> Bound:
+    """Fact C.1 against the gradient that autograd sends through the layer."""
     return gradients.fact_c1(o.u, o.y, o.g, o.gamma, o.eps)
 
 
 def fact_c2(o: Observation) -> Bound:
+    """Fact C.2 against one random row of the Jacobian per network."""
     sample = (o.probes.fractions[0] * o.y.shape[1]).long()
     return gradients.fact_c2(o.jacobian_row(sample), sample, o.y, o.gamma, o.eps)
 
 
 def theorem_4_1(form: Form) -> Evidence:
+    """Theorem 4.1 in one form."""
     return lambda o: gradients.theorem_4_1(o.u, o.y, o.g, o.gamma, o.eps, form)
 
 
 def theorem_4_1_at_y(o: Observation) -> Bound:
+    """Theorem 4.1 with the gradient of the network without the layer, taken at y."""
     return gradients.theorem_4_1(o.u, o.y, o.vanilla_gradient(o.y), o.gamma, form="printed v5")
 
 
 def theorem_4_1_at_identity(o: Observation) -> Bound:
+    """The same where the layer is set to do nothing (Observation 4.3), so that both networks agree."""
     at = moments(o.y)
     y = o.y.requires_grad_()
     gamma, beta = at.s[:, 0], at.mean[:, 0]
@@ -42,38 +47,46 @@ def theorem_4_1_at_identity(o: Observation) -> Bound:
 
 
 def observation_4_3(o: Observation) -> Bound:
+    """Observation 4.3 through the layer itself."""
     return gradients.observation_4_3(o.y, o.eps)
 
 
 def theorem_4_2(form: Form) -> Evidence:
+    """Theorem 4.2, first form, against Hessian products through the layer."""
+
     def evidence(o: Observation) -> Bound:
         Qu = project(o.u, moments(o.y, o.eps)) if form == "corrected" else o.u
-        return curvature.theorem_4_2(o.Hhat(o.u), o.H(Qu), o.u, o.y, o.g, o.gamma, o.eps, form)
+        return curvature.theorem_4_2(o.product_y(o.u), o.product_z(Qu), o.u, o.y, o.g, o.gamma, o.eps, form)
 
     return evidence
 
 
 def theorem_4_2_second(form: Form) -> Evidence:
+    """Theorem 4.2, second form."""
     return lambda o: curvature.theorem_4_2_second(
-        o.Hhat(o.u), o.H(o.u), o.H(o.g), o.u, o.y, o.g, o.gamma, form
+        o.product_y(o.u), o.product_z(o.u), o.product_z(o.g), o.u, o.y, o.g, o.gamma, form
     )
 
 
 def block_hessian(form: Form) -> Evidence:
-    return lambda o: curvature.block_hessian(o.dense_Hhat(), o.dense_H(), o.y, o.g, o.gamma, o.eps, form)
+    """The Hessian of the unit as a matrix."""
+    return lambda o: curvature.block_hessian(o.hessian_y(), o.hessian_z(), o.y, o.g, o.gamma, o.eps, form)
 
 
 def block_hessian_form(o: Observation) -> Bound:
+    """The Hessian of the unit between two random vectors."""
     a, b = o.probes.vectors
     Qb = project(b, moments(o.y, o.eps))
-    return curvature.block_hessian_form(a, b, o.Hhat(b), o.H(Qb), o.y, o.g, o.gamma, o.eps)
+    return curvature.block_hessian_form(a, b, o.product_y(b), o.product_z(Qb), o.y, o.g, o.gamma, o.eps)
 
 
 def theorem_4_4(form: Form) -> Evidence:
+    """Theorem 4.4 in one form, lambda = RADIUS."""
     return lambda o: weights.theorem_4_4(o.u, o.y, o.g, o.gamma, RADIUS, o.eps, form)
 
 
 def equation_17(o: Observation) -> Bound:
+    """Equation (17), lambda = RADIUS."""
     return weights.equation_17(o.u, o.y, o.g, o.gamma, RADIUS)
 
 
@@ -88,7 +101,8 @@ def theorem_4_4_literal(o: Observation) -> Bound:
 
 
 def equation_58(form: Form) -> Evidence:
-    return lambda o: minimax.equation_58(o.u, _symmetric(o.dense_Hhat()), RADIUS, form)
+    """Equation (58) for the normalized network."""
+    return lambda o: minimax.equation_58(o.u, _symmetric(o.hessian_y()), RADIUS, form)
 
 
 def equation_58_both_sides(form: Form) -> Evidence:
@@ -97,20 +111,23 @@ def equation_58_both_sides(form: Form) -> Evidence:
     def evidence(o: Observation) -> Bound:
         after = o.probes.fractions[0] < 0.5
         v = torch.where(after[:, None], o.u, o.g)
-        A = torch.where(after[:, None, None], _symmetric(o.dense_Hhat()), _symmetric(o.dense_H()))
+        A = torch.where(after[:, None, None], _symmetric(o.hessian_y()), _symmetric(o.hessian_z()))
         return minimax.equation_58(v, A, RADIUS, form)
 
     return evidence
 
 
 def equation_58_before(o: Observation) -> Bound:
-    return minimax.equation_58(o.g, _symmetric(o.dense_H()), RADIUS, "printed v3")
+    """Equation (58) for the network before normalization."""
+    return minimax.equation_58(o.g, _symmetric(o.hessian_z()), RADIUS, "printed v3")
 
 
 def theorem_c1(separation: bool) -> Evidence:
+    """Theorem C.1 with or without its separation."""
+
     def evidence(o: Observation) -> Bound:
         g_yhat = dot(o.g, moments(o.y).yhat)
-        Hhat, H = _symmetric(o.dense_Hhat()), _symmetric(o.dense_H())
+        Hhat, H = _symmetric(o.hessian_y()), _symmetric(o.hessian_z())
         return minimax.theorem_c1(o.u, Hhat, o.g, H, g_yhat, RADIUS, separation)
 
     return evidence
@@ -121,10 +138,12 @@ def _symmetric(A: Tensor) -> Tensor:
 
 
 def lemma_4_5(form: Form) -> Evidence:
+    """Lemma 4.5 in one form."""
     return lambda o: weights.lemma_4_5(*_start_and_optimum(o), form)
 
 
 def lemma_4_5_per_unit(o: Observation) -> Bound:
+    """Lemma 4.5 with one factor per unit."""
     return weights.lemma_4_5_per_unit(*_start_and_optimum(o))
 
 
@@ -138,12 +157,15 @@ def _start_and_optimum(o: Observation) -> tuple[Tensor, Tensor]:
 
 
 def invariant_output(o: Observation) -> Bound:
+    """The output of the layer for rescaled weights."""
     a = _factor(o)
     z = batch_norm((o.networks.X @ (a[:, None] * o.networks.W[:, :, 0])[:, :, None])[:, :, 0], o.gamma, o.beta)
     return invariance.scale_invariance_output(z, o.y, o.gamma, o.beta)
 
 
 def orthogonal(form: Form) -> Evidence:
+    """Inner product of weights and their gradient."""
+
     def evidence(o: Observation) -> Bound:
         w = o.networks.W[:, :, 0]
         gradient = o.weight_gradient(o.networks.X, w, o.eps)
@@ -153,17 +175,21 @@ def orthogonal(form: Form) -> Evidence:
 
 
 def inverse_gradient(o: Observation) -> Bound:
+    """Gradients at the weights and at their multiple."""
     a, X, w = _factor(o), o.networks.X, o.networks.W[:, :, 0]
     at_aw, at_w = o.weight_gradient(X, a[:, None] * w, o.eps), o.weight_gradient(X, w, o.eps / a.square())
-    scale = (gradients.chain_scale(o.y, o.g, o.gamma, o.eps / a.square())[:, :, None] * X.abs()).sum(dim=1)
-    return invariance.scale_invariance_gradient(at_aw, at_w, a, scale)
+    return invariance.scale_invariance_gradient(at_aw, at_w, a)
 
 
-def factor(o: Observation) -> Tensor:
-    return 10 ** (2 * o.probes.fractions[1] - 1)
+def _factor(o: Observation) -> Tensor:
+    """Powers of two from 1/8 to 8 except 1: rescaling by them rounds nothing, so that the tail sees the same z."""
+    power = (6 * o.probes.fractions[1]).floor() - 3
+    return 2 ** (power + (power >= 0))
 
 
 def lp_jacobian(p: float) -> Evidence:
+    """The gradient that autograd sends through lp normalization."""
+
     def evidence(o: Observation) -> Bound:
         y = o.y.requires_grad_()
         u, g = o.gradient_through(lp_norm(y, o.gamma, o.beta, p), y)

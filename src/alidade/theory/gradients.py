@@ -50,7 +50,7 @@ def fact_c1(u: Tensor, y: Tensor, g: Tensor, gamma: Tensor, eps: Epsilon = 0.0, 
         >>> u, g = torch.autograd.grad((z**3).sum() + z[0, 0], (y, z))
         >>> bound = fact_c1(u, y, g, one)
         >>> round(bound.lhs.item(), 4), round(bound.rhs.item(), 4), bound.violated.tolist()
-        (0.2041, 0.2041, [False])
+        (-4.0825, -4.0825, [False])
     """
     check_form(form, "printed v3", "corrected")
     check_batch(y, u=u, g=g)
@@ -232,7 +232,7 @@ def lp_jacobian(u: Tensor, y: Tensor, g: Tensor, gamma: Tensor, p: float, form: 
         >>> z = lp_norm(y, one, zero, float("inf"))
         >>> u, g = torch.autograd.grad((z**3).sum(), (y, z))
         >>> lp_jacobian(u, y, g, one, float("inf")).violated.item(), [round(v, 3) for v in u[0].tolist()]
-        (False, [0.044, -0.289, -0.348])
+        (False, [0.071, -0.29, 0.072])
     """
     check_form(form, "corrected")
     check_batch(y, u=u, g=g)

@@ -102,7 +102,7 @@ def scale_invariance_orthogonality(
 
 
 def scale_invariance_gradient(
-    gradient_at_aw: Tensor, gradient_at_w: Tensor, a: Tensor, scale: Tensor, form: Form = "corrected"
+    gradient_at_aw: Tensor, gradient_at_w: Tensor, a: Tensor, form: Form = "corrected"
 ) -> Bound:
     """Larger weights have a smaller gradient, grad(a W) = grad(W) / a (identity; worst entry of each instance).
 
@@ -113,7 +113,6 @@ def scale_invariance_gradient(
         gradient_at_aw: dLhat/dw at a w, measured, (instances, d).
         gradient_at_w: dLhat/dw at w, measured with eps / a^2, (instances, d).
         a: The factor, (instances,).
-        scale: Sum of absolute terms of the gradient at w, (instances, d).
         form: "corrected", the only one.
 
     Returns:
@@ -125,12 +124,12 @@ def scale_invariance_gradient(
     Example:
         >>> import torch
         >>> grad_w, a = torch.tensor([[3.0, -1.0]], dtype=torch.float64), torch.tensor([2.0], dtype=torch.float64)
-        >>> scale_invariance_gradient(grad_w / 2, grad_w, a, grad_w.abs()).violated.item()
+        >>> scale_invariance_gradient(grad_w / 2, grad_w, a).violated.item()
         False
     """
     check_form(form, "corrected")
-    check_batch(gradient_at_w, gradient_at_aw=gradient_at_aw, scale=scale)
+    check_batch(gradient_at_w, gradient_at_aw=gradient_at_aw)
     check_gamma(a, len(gradient_at_w))
-    terms = {"rescaled": gradient_at_w / a[:, None]}
+    rescaled = gradient_at_w / a[:, None]
     code = torch.where(a > 0, OK, NOT_COVERED)
-    return assemble(gradient_at_aw, terms, code, "identity", scale / a[:, None])
+    return assemble(gradient_at_aw, {"rescaled": rescaled}, code, "identity")

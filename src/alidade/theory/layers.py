@@ -123,4 +123,4 @@ def layer_theorem_4_1_terms(layer: nn.Module, y: Tensor, g: Tensor) -> Lipschitz
             f"{tuple(g.shape)}. Pass the layer's input and the gradient at its output."
         )
     gamma = torch.ones(layer.num_features, device=y.device) if layer.weight is None else layer.weight
-    return theorem_4_1_terms(*(rows.transpose(0, 1).flatten(1) for rows in (g, y)), gamma, layer.eps)
+    return theorem_4_1_terms(g.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1), gamma, layer.eps)

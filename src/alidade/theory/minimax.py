@@ -40,7 +40,7 @@ def largest_weight_form(v: Tensor, A: Tensor, radius: float = 1.0, steps: int = 
         >>> import torch
         >>> v, A = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[[1.0, 1.0], [1.0, 2.0]]]).double()
         >>> round(largest_weight_form(v, A).item(), 4)              # equation (58) says v'A v = 1
-        1.5224
+        1.6
     """
     if not radius > 0:
         raise CallError(f"radius: expected a number above 0; got {radius}. It is the lambda of norm(X) <= lambda.")

@@ -12,8 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from alidade.theory.normalization import batch_norm
+
 INPUTS, UNITS, WIDTH, OUTPUTS = 4, 3, 3, 3
 TAIL_EPS = 1e-5  # of the second normalization, the usual choice
+OUTPUT_DECADES = (-1.0, 0.3)  # root mean square of the outputs; a saturated softmax has no digits left in its Hessian
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,35 +36,31 @@ class Networks:
     target: Tensor  # (n, m, k)
     label: Tensor  # (n, m) int64
 
-    @property
-    def size(self) -> int:
-        """Number of networks."""
-        return len(self.X)
-
-    def select(self, rows: Tensor) -> "Networks":
-        """The networks in `rows`, a mask or indices."""
-        return Networks(**{name: tensor[rows] for name, tensor in vars(self).items()})
-
     def activate(self, z: Tensor) -> Tensor:
         """The activation of each network, (n, m, any) -> the same shape."""
-        tanh, relu, identity = (column[:, None, None] for column in self.activation.T)
-        return tanh * z.tanh() + relu * z.relu() + identity * z
+        return (torch.stack([z.tanh(), z.relu(), z], dim=-1) * self.activation[:, None, None, :]).sum(dim=-1)
 
-    def loss(self, z: Tensor) -> Tensor:
-        """The loss as a function of the first layer's normalized units, (n, m, h) -> (n,)."""
+    def output(self, z: Tensor) -> Tensor:
+        """What the network computes from the first layer's units after their normalization, (n, m, h) -> (n, m, k)."""
         hidden = self.activate(z) @ self.V
         centred = hidden - hidden.mean(dim=1, keepdim=True)
         normalized = centred / (centred.square().mean(dim=1, keepdim=True) + TAIL_EPS).sqrt()
         deep = self.deep[:, None, None]
-        output = self.activate(deep * normalized + (1 - deep) * hidden) @ self.U
+        return self.activate(deep * normalized + (1 - deep) * hidden) @ self.U
+
+    def loss(self, z: Tensor) -> Tensor:
+        """The loss as a function of the first layer's units after their normalization, (n, m, h) -> (n,)."""
+        output = self.output(z)
         squared = (output - self.target).square().mean(dim=(1, 2))
         entropy = -output.log_softmax(dim=2).gather(2, self.label[:, :, None]).mean(dim=(1, 2))
         return self.squared * squared + (1 - self.squared) * entropy
 
-
-def join(parts: list[Networks]) -> Networks:
-    """Networks of one batch size, one after the other."""
-    return Networks(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+    def with_output_scale(self, scale: Tensor) -> "Networks":
+        """The same networks with outputs of a given root mean square, (n,); a network without output stays as it is."""
+        units = self.X @ self.W
+        z = [batch_norm(units[:, :, j], self.gamma[:, j], self.beta[:, j]) for j in range(units.shape[2])]
+        size = self.output(torch.stack(z, dim=2)).square().mean(dim=(1, 2)).sqrt()
+        return replace(self, U=self.U * (scale / torch.where(size > 0, size, scale))[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Family:
         ratio = uniform(UNITS)
         gamma = 10 ** (4 * ratio - 2) if self.gain is None else self.gain(ratio) * sigma
         shift = decades(-2, 0.5, UNITS) * (2 * torch.randint(2, (count, UNITS), generator=generator) - 1)
-        return Networks(
+        networks = Networks(
             X=X,
             W=W,
             gamma=gamma,
@@ -112,6 +111,7 @@ class Family:
             target=normal(m, OUTPUTS),
             label=torch.randint(OUTPUTS, (count, m), generator=generator),
         )
+        return networks.with_output_scale(decades(*OUTPUT_DECADES))
 
 
 DENSE = (4, 8, 16)  # batch sizes whose Hessians are checked as matrices
@@ -123,5 +123,7 @@ DENSE_EPS = replace(DENSE_GENERAL, name="dense, eps > 0", with_eps=True)
 QUADRATIC = Family("quadratic", activations=(2,), deep=False, losses=(1,), gain=lambda x: 10 ** (2 * x - 1))
 QUADRATIC_LOW = replace(QUADRATIC, name="quadratic, gamma <= sigma", gain=lambda x: 10 ** (-2 * x))
 QUADRATIC_3 = replace(QUADRATIC, name="quadratic, gamma = 3 sigma", gain=lambda x: 3 + 0 * x)
-CONVEX = replace(QUADRATIC_LOW, name="convex, gamma <= sigma", sizes=DENSE)
+CONVEX = replace(
+    QUADRATIC, name="convex, gamma <= sigma", sizes=DENSE, gain=lambda x: 1 - x / 2, sigma_decades=(-3.0, 1.0)
+)
 ENTROPY = Family("cross-entropy", activations=(0, 1, 2), deep=False, losses=(0,), gain=lambda x: 10 ** (x - 0.5))

@@ -82,11 +82,11 @@ class Observation:
         """The loss as a function of the unit's values after the layer, (n, m) -> (n,)."""
         return self.networks.loss(torch.cat([z[:, :, None], self._others], dim=2))
 
-    def H(self, v: Tensor) -> Tensor:
+    def product_z(self, v: Tensor) -> Tensor:
         """Product of d2L/dz2 of the unit with v, (n, m)."""
         return self._product(self._g, self._z, v)
 
-    def Hhat(self, v: Tensor) -> Tensor:
+    def product_y(self, v: Tensor) -> Tensor:
         """Product of d2Lhat/dy2 of the unit with v, (n, m), by differentiating through the normalization twice."""
         return self._product(self._u, self._y, v)
 
@@ -96,13 +96,13 @@ class Observation:
         )
         return product
 
-    def dense_H(self) -> Tensor:
+    def hessian_z(self) -> Tensor:
         """d2L/dz2 of the unit, column by column, (n, m, m)."""
-        return torch.stack([self.H(basis) for basis in self._basis()], dim=2)
+        return torch.stack([self.product_z(basis) for basis in self._basis()], dim=2)
 
-    def dense_Hhat(self) -> Tensor:
+    def hessian_y(self) -> Tensor:
         """d2Lhat/dy2 of the unit, column by column, (n, m, m)."""
-        return torch.stack([self.Hhat(basis) for basis in self._basis()], dim=2)
+        return torch.stack([self.product_y(basis) for basis in self._basis()], dim=2)
 
     def _basis(self) -> list[Tensor]:
         n, m = self._y.shape

@@ -119,7 +119,7 @@ ROWS: tuple[Row, ...] = (
     _still("Theorem C.1", V3, CONVEX, CONVEXITY, evidence.theorem_c1(separation=True)),
     _still("Theorem C.1, without its separation", V3, CONVEX, CONVEXITY, evidence.theorem_c1(separation=False)),
     _still("Theorem C.1, eq. (58)", V3, DENSE_GENERAL, FROZEN_SMALL, evidence.equation_58(V3)),
-    _still("Theorem C.1, eq. (58), H = k I", V3, CONVEX, f"{FROZEN_SMALL}; H = k I, k > 0", evidence.equation_58_before),
+    _still("Theorem C.1, eq. (58), H = k I", V3, CONVEX, f"{FROZEN_SMALL}; H = k I", evidence.equation_58_before),
     _still("Theorem C.1, eq. (58)", CORRECTED, DENSE_GENERAL, FROZEN_SMALL, evidence.equation_58_both_sides(CORRECTED)),
     _still("Lemma 4.5", V3, GENERAL, "<W0, W*> > 0", evidence.lemma_4_5(V3)),
     _still("Lemma 4.5", CORRECTED, GENERAL, "<W0, W*> > 0", evidence.lemma_4_5(CORRECTED)),

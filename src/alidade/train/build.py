@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alidade.core.spec import RunSpec
-from alidade.landscape.objective import LossFunction
+from alidade.landscape.loss import LossFunction
 from alidade.nn import vgg
 
 

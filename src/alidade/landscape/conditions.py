@@ -1,0 +1,84 @@
+"""The conditions of one forward pass: random numbers, autocast, module modes, buffers.
+
+An objective replays them at every evaluation, so that it is the function that the training step computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alidade.landscape.isolation import RandomState
+
+
+class AutocastState(NamedTuple):
+    """Autocast of one kind of device."""
+
+    device: str
+    enabled: bool
+    dtype: torch.dtype
+
+
+def autocast_states() -> tuple[AutocastState, ...]:
+    """Autocast as it stands, for every kind of device that is there."""
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return tuple(
+        AutocastState(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices
+    )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a forward pass depends on beside parameters and batch.
+
+    ``randomness`` holds when the loss function is called and ``at_forward``, where it is known, when the model
+    is: between the two a training loop may draw numbers of its own. None for modes or buffers: as they are live.
+    """
+
+    randomness: RandomState
+    autocast: tuple[AutocastState, ...]
+    at_forward: RandomState | None = None
+    modes: Mapping[nn.Module, bool] | None = None
+    buffers: Mapping[str, Tensor] | None = None
+
+    @contextmanager
+    def replayed(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, modes and, at the model's first call, random numbers are those recorded.
+
+        To be entered inside ``isolated``, which puts back what is changed here.
+        """
+        with ExitStack() as stack:
+            for state in self.autocast:
+                # The cache of cast weights would outlive the leaves that it was filled from.
+                stack.enter_context(
+                    torch.autocast(state.device, dtype=state.dtype, enabled=state.enabled, cache_enabled=False)
+                )
+            if self.modes is not None:
+                for module, training in self.modes.items():
+                    module.training = training
+            if self.at_forward is not None:
+                handle = model.register_forward_pre_hook(_Once(self.at_forward))
+                stack.callback(handle.remove)
+            yield
+
+
+class _Once:
+    """A forward pre-hook that installs a random state at the first call."""
+
+    def __init__(self, state: RandomState) -> None:
+        self._state: RandomState | None = state
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        if self._state is not None:
+            self._state.install()
+            self._state = None
+
+
+def conditions_now(model: nn.Module) -> Conditions:
+    """Random states and autocast as they stand; modes and buffers stay live."""
+    return Conditions(RandomState(model), autocast_states())

@@ -1,0 +1,231 @@
+"""The kinds of panel that figures are made of. Each is one Vega-Lite chart whose colours are CSS variables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from alidade.report.scales import Axis
+from alidade.report.theme import css
+from alidade.report.variants import Variant
+from alidade.report.words import number
+
+HEIGHT = 210
+STEP_TITLE = "training step →"
+LOSS_TITLE = "training loss (nat), falling →"
+SIZE_TITLE = "step size η →"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of a figure: its Vega-Lite specification, and its numbers in one sentence."""
+
+    id: str
+    title: str
+    spec: Mapping[str, Any]
+    alt: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What panels of one figure share: who is drawn, and the words around the axes."""
+
+    id: str
+    title: str
+    subtitle: str  # the vertical axis in words, with its unit
+    variants: Sequence[Variant]
+    x: Axis
+    y: Axis
+    x_title: str = STEP_TITLE
+    title_colour: str = "ink"
+    height: int = HEIGHT
+
+
+def data(frame: pl.DataFrame, digits: int = 5) -> alt.InlineData:
+    """A frame as compact inline CSV with numbers of ``digits`` significant digits."""
+    floats = pl.selectors.float()
+    text = frame.with_columns(floats.round_sig_figs(digits)).write_csv()
+    parse = {name: "number" if kind.is_numeric() else "string" for name, kind in frame.schema.items()}
+    return alt.InlineData(values=text, format=alt.CsvDataFormat(type="csv", parse=parse))
+
+
+def panel(frame: Frame, layers: Sequence[alt.Chart], alt_text: str) -> Panel:
+    """Put layers into one chart with the frame's title and size."""
+    title = alt.Title(text=frame.title, subtitle=frame.subtitle, color=css(frame.title_colour))
+    with alt.data_transformers.enable(consolidate_datasets=False):
+        chart = alt.layer(*layers).properties(title=title, height=frame.height)
+        spec = chart.to_dict()
+    for key in ("$schema", "config"):
+        spec.pop(key, None)
+    spec["description"] = alt_text
+    return Panel(frame.id, frame.title, json.loads(json.dumps(spec)), alt_text)
+
+
+def colour(variants: Sequence[Variant]) -> alt.Color:
+    """The fixed colour of each variant, with its name in the legend of an export."""
+    scale = alt.Scale(domain=[v.key for v in variants], range=[css(v.colour) for v in variants])
+    return alt.Color("v:N", scale=scale, legend=alt.Legend(title=None, labelExpr=_names(variants)))
+
+
+def dash(variants: Sequence[Variant]) -> dict[str, alt.StrokeDash]:
+    """Dashes tell variants of one norm apart; nothing where all are solid."""
+    if len({v.dash for v in variants}) < 2:
+        return {}
+    scale = alt.Scale(domain=[v.key for v in variants], range=[list(v.dash) for v in variants])
+    return {"strokeDash": alt.StrokeDash("v:N", scale=scale, legend=alt.Legend(title=None, labelExpr=_names(variants)))}
+
+
+def _names(variants: Sequence[Variant]) -> str:
+    return f"{json.dumps({v.key: v.label for v in variants}, ensure_ascii=False)}[datum.label]"
+
+
+def x_of(frame: Frame, field: str = "x:Q") -> alt.X:
+    """The horizontal axis."""
+    return alt.X(field, scale=frame.x.scale, axis=frame.x.axis(title=frame.x_title, labelOverlap="greedy"))
+
+
+def y_of(frame: Frame, field: str) -> alt.Y:
+    """The vertical axis; its words stand in the subtitle."""
+    return alt.Y(field, scale=frame.y.scale, axis=frame.y.axis(title=None))
+
+
+def curves(frame: Frame, rows: pl.DataFrame, points: bool = False) -> list[alt.Chart]:
+    """Mean lines over the spread between seeds, with a rule that follows the pointer."""
+    base = alt.Chart(data(rows))
+    tint, dashes = colour(frame.variants), dash(frame.variants)
+    spread = base.mark_area(opacity=0.16, clip=True).encode(
+        x=x_of(frame), y=y_of(frame, "lo:Q"), y2="hi:Q", color=tint
+    )
+    line = base.mark_line(clip=True).encode(x=x_of(frame), y=y_of(frame, "m:Q"), color=tint, **dashes)
+    layers = [spread, line]
+    if points:
+        layers.append(base.mark_point(size=34, opacity=1).encode(x=x_of(frame), y=y_of(frame, "m:Q"), color=tint))
+    return [*layers, *_follow(frame, base)]
+
+
+def _follow(frame: Frame, base: alt.Chart) -> list[alt.Chart]:
+    """A rule at the position nearest to the pointer, with all variants' means in the tooltip."""
+    name = "hover_" + frame.id.replace("-", "_")
+    hover = alt.selection_point(
+        name=name, fields=["x"], nearest=True, on="pointerover", clear="pointerout", empty=False
+    )
+    values = [
+        alt.Tooltip(f"{v.key}:Q", title=v.label, format=".1%" if frame.y.percent else ".3~g") for v in frame.variants
+    ]
+    words = frame.x_title.removesuffix(" →")
+    rule = (
+        base.transform_pivot("v", value="m", groupby=["x"])
+        .mark_rule(color=css("ink-soft"), strokeWidth=1)
+        .encode(
+            x=x_of(frame),
+            opacity=alt.when(hover).then(alt.value(0.6)).otherwise(alt.value(0)),
+            tooltip=[alt.Tooltip("x:Q", title=words, format=".3~g"), *values],
+        )
+        .add_params(hover)
+    )
+    dots = (
+        base.mark_point(size=40, opacity=1)
+        .encode(x=x_of(frame), y=y_of(frame, "m:Q"), color=colour(frame.variants))
+        .transform_filter(hover)
+    )
+    return [rule, dots]
+
+
+def band(frame: Frame, rows: pl.DataFrame, base_line: pl.DataFrame, variant: Variant) -> list[alt.Chart]:
+    """A band between two mean edges, fainter out to the extreme seeds, and a line inside (v, x, m).
+
+    ``rows`` holds x, bottom, low, high, top: the smallest and the mean lower edge, the mean and the largest upper.
+    """
+    tint = css(variant.colour)
+    base = alt.Chart(data(rows))
+    outer = base.mark_area(opacity=0.17, color=tint, clip=True).encode(
+        x=x_of(frame), y=y_of(frame, "bottom:Q"), y2="top:Q"
+    )
+    inner = base.mark_area(opacity=0.42, color=tint, clip=True).encode(
+        x=x_of(frame), y=y_of(frame, "low:Q"), y2="high:Q"
+    )
+    if base_line.is_empty():
+        return [outer, inner]
+    line = alt.Chart(data(base_line)).mark_line(color=tint, strokeWidth=1.8, clip=True)
+    return [outer, inner, line.encode(x=x_of(frame), y=y_of(frame, "m:Q"))]
+
+
+def at_equal_loss(frame: Frame, probes: pl.DataFrame, bins: pl.DataFrame) -> list[alt.Chart]:
+    """Every probe as a faint point at its training loss, and the mean within bins of the loss as a line."""
+    tint, dashes = colour(frame.variants), dash(frame.variants)
+    points = alt.Chart(data(probes.select("v", "x", "y"), digits=3)).mark_point(size=14, opacity=0.22, clip=True)
+    base = alt.Chart(data(bins))
+    line = base.mark_line(point=alt.OverlayMarkDef(size=30), clip=True).encode(
+        x=x_of(frame), y=y_of(frame, "m:Q"), color=tint, **dashes,
+        tooltip=[
+            alt.Tooltip("x:Q", title="training loss", format=".3~g"),
+            alt.Tooltip("m:Q", title=frame.title, format=".3~g"),
+            alt.Tooltip("n:Q", title="probes"),
+        ],
+    )  # fmt: skip
+    return [points.encode(x=x_of(frame), y=y_of(frame, "y:Q"), color=tint), line]
+
+
+def strips(frame: Frame, per_seed: pl.DataFrame, means: pl.DataFrame) -> list[alt.Chart]:
+    """One dot per seed and a bar at the mean, a column per variant."""
+    names = _names(frame.variants).replace("datum.label", "datum.value")
+    order = [v.key for v in frame.variants]
+    axis = alt.Axis(title=None, labelExpr=f"split({names}, ' ')", labelAngle=0, labelPadding=8, labelLimit=90)
+    x = alt.X("v:N", sort=order, axis=axis, scale=alt.Scale(domain=order))
+    tint = colour(frame.variants)
+    dots = alt.Chart(data(per_seed)).mark_point(size=46, opacity=0.55)
+    bar = alt.Chart(data(means)).mark_tick(thickness=3, size=34, orient="horizontal")
+    return [
+        dots.encode(
+            x=x, y=y_of(frame, "y:Q"), color=tint,
+            tooltip=[alt.Tooltip("seed:Q", title="seed"), alt.Tooltip("y:Q", title=frame.title, format=".3~g")],
+        ),
+        bar.encode(x=x, y=y_of(frame, "m:Q"), color=tint),
+    ]  # fmt: skip
+
+
+def refused(frame: Frame, marks: pl.DataFrame) -> list[alt.Chart]:
+    """Crosses along the top where a number was not finite, hollow rings along the foot where rounding rules."""
+    layers = []
+    for kind, shape, y in (("infinite", "cross", 3), ("small", "circle", frame.height - 3)):
+        rows = marks.filter(pl.col("kind") == kind).select("v", "x").unique(maintain_order=True)
+        if not rows.is_empty():
+            mark = alt.Chart(data(rows)).mark_point(shape=shape, size=18, filled=shape == "cross", strokeWidth=1.2)
+            angle = {"angle": alt.value(45)} if shape == "cross" else {}
+            layers.append(mark.encode(x=x_of(frame), y=alt.value(y), color=colour(frame.variants), **angle))
+    return layers
+
+
+def reference(frame: Frame, values: Sequence[tuple[float, str]]) -> list[alt.Chart]:
+    """Dotted horizontal lines with a word at their right end."""
+    low, high = frame.y.domain
+    rows = pl.DataFrame([(y, word) for y, word in values if low < y < high], schema=["y", "word"], orient="row")
+    if rows.is_empty():
+        return []
+    base = alt.Chart(data(rows))
+    rule = base.mark_rule(strokeDash=[1, 4], strokeCap="round", strokeWidth=1.6, color=css("ink-soft"))
+    word = base.mark_text(align="right", baseline="bottom", dy=-4, color=css("ink-soft"))
+    return [
+        rule.encode(y=y_of(frame, "y:Q")),
+        word.encode(y=y_of(frame, "y:Q"), x=alt.value("width"), text="word:N"),
+    ]
+
+
+def sentence(variants: Sequence[Variant], rows: pl.DataFrame, opening: str, percent: bool = False) -> str:
+    """``opening`` and each variant's number with its spread over seeds; ``rows`` holds v, m, lo, hi, one per variant."""
+
+    def write(value: float) -> str:
+        return f"{100 * value:.1f} %" if percent else number(value)
+
+    parts = []
+    for variant in variants:
+        row = rows.filter(pl.col("v") == variant.key).to_dicts()
+        if row:
+            m, lo, hi = row[0]["m"], row[0]["lo"], row[0]["hi"]
+            parts.append(f"{variant.label} {write(m)}" + (f" ({write(lo)} to {write(hi)})" if lo < hi else ""))
+    return f"{opening}: {'; '.join(parts)}." if parts else f"{opening}: no number may be drawn."

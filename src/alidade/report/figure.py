@@ -1,0 +1,78 @@
+"""What a figure is, and the line of fine print under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from alidade.report.charts import Panel
+from alidade.report.series import Readings
+from alidade.report.variants import Variant
+from alidade.report.words import braces, seeds
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page: rows of panels, a sentence with its numbers, how to read it, and under which conditions.
+
+    ``lead`` is read before the charts; ``how_to_read`` explains them; ``note`` is the fine print.
+    """
+
+    id: str
+    title: str
+    rows: tuple[tuple[Panel, ...], ...]
+    lead: str
+    how_to_read: str
+    note: str
+    variants: tuple[Variant, ...]
+    stepper: Mapping[str, Any] | None = field(default=None)  # what the slider of the line profile shows
+
+    @property
+    def charts(self) -> tuple[Panel, ...]:
+        """All panels in reading order."""
+        return tuple(panel for row in self.rows for panel in row)
+
+
+def note(readings: Readings, quantity: str, lists: str | None = None, extra: Sequence[str] = ()) -> str:
+    """Conditions of a figure's numbers: init, batch size, learning rate, lists, seeds, statistics and dtype.
+
+    ``lists`` is the prefix of the line profile whose step sizes are named ("" or "relative_"); None names none.
+    """
+    specs = [variant.spec for variant in readings.variants]
+    rows = readings.frame.filter(pl.col("quantity") == quantity)
+    kinds = [kind for kind in sorted(set(rows["statistics"].drop_nulls())) if kind != "none"]
+    parts = [
+        f"init {_each(spec.model.init.capitalize() for spec in specs)}",
+        f"batch size {_each(spec.batch_size for spec in specs)}",
+        f"SGD, learning rate {_each(f'{spec.optimizer.learning_rate:g}' for spec in specs)}",
+        *([f"L2 {_each(f'{spec.l2:g}' for spec in specs)}"] if any(spec.l2 for spec in specs) else []),
+        *_step_sizes(readings, lists),
+        seeds(seed for variant in readings.variants for seed in variant.seeds),
+        f"{' and '.join(kinds)} statistics in norm layers" if kinds else "no norm layer with statistics",
+        _each(sorted(set(rows["dtype"].drop_nulls()))),
+        *extra,
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _each(values: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values))
+
+
+def _step_sizes(readings: Readings, lists: str | None) -> list[str]:
+    if lists is None:
+        return []
+    named = dict.fromkeys(braces(readings.named_list(variant, lists)) for variant in readings.variants)
+    kind = "relative step sizes" if lists else "step sizes"
+    return [f"{kind} of the bands η ∈ {' or '.join(text for text in named if text != '{}')}"]
+
+
+def spread_words(readings: Readings) -> str:
+    """How lines and tints stand for seeds, in this study."""
+    most = max((len(variant.seeds) for variant in readings.variants), default=0)
+    if most < 2:
+        return "There is one seed, so there is no spread to show: treat every difference as one draw."
+    return f"Lines are means over {most} seeds; the tint around a line reaches from the lowest seed to the highest."

@@ -1,0 +1,282 @@
+"""The landscape along the gradient: bands of the loss and of the gradient, effective smoothness, scale-free twins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from alidade.report.charts import (
+    LOSS_TITLE,
+    SIZE_TITLE,
+    Frame,
+    Panel,
+    at_equal_loss,
+    band,
+    curves,
+    panel,
+    reference,
+    refused,
+    sentence,
+)
+from alidade.report.figure import Figure, note, spread_words
+from alidade.report.scales import Axis, linear_axis, log_axis
+from alidade.report.series import (
+    Readings,
+    Reduction,
+    binned_by_loss,
+    over_seeds,
+    per_seed,
+    shared_loss,
+    thinned,
+)
+from alidade.report.training_figures import step_axis
+from alidade.report.variants import Variant
+from alidade.report.words import number
+
+RELATIVE = "relative_"
+_EQUAL_LOSS = (
+    "The last panel compares at equal loss: read it vertically, because networks that stand at the same training "
+    "loss stand above each other; faint dots are single probes, the line their geometric mean within a bin of the loss."
+)
+
+
+def loss_band(readings: Readings) -> Figure | None:
+    """Fig. 4a: [min, max] of the loss over the named list, along training."""
+    widths = readings.reduced("loss", "width")
+    if widths.is_empty():
+        return None
+    step = over_steps(readings, "loss-width", "Width of the band", "largest minus smallest loss (nat), log scale", widths)
+    loss = over_loss(readings, "loss-width-at-loss", "Width at equal loss", "nat, log scale", widths)
+    return Figure(
+        id="loss-band",
+        title="The loss along the gradient",
+        rows=(_bands(readings, "loss", "loss (nat), log scale"), (step, loss)),
+        lead=sentence(readings.variants, _means(widths), "Mean width of the band over training (nat)"),
+        how_to_read=(
+            "At each probed step the parameters are moved along the gradient by every step size of the list, the loss "
+            "is read on the same batch, and the parameters are put back. The dark band reaches from the smallest to "
+            "the largest loss met on the way, the line inside is the loss where the network stands; the faint band "
+            f"takes in the extreme seeds. A narrow band means predictable ground. {_EQUAL_LOSS}"
+        ),
+        note=note(readings, "loss", ""),
+        variants=readings.variants,
+    )
+
+
+def gradient_band(readings: Readings) -> Figure | None:
+    """Fig. 4b: [min, max] of the distance between the gradient along the way and where the network stands."""
+    furthest = readings.reduced("gradient_distance", "max")
+    if furthest.is_empty():
+        return None
+    unit = "nat per unit of weight, log scale"
+    cosines = readings.reduced("gradient_cosine", "min")
+    second = [over_loss(readings, "gradient-at-loss", "Largest distance at equal loss", unit, furthest)]
+    if not cosines.is_empty():
+        second.insert(0, _cosine(readings, cosines))
+        second.append(over_loss(readings, "cosine-at-loss", "Cosine at equal loss", "smallest over η", cosines, _COSINE))
+    return Figure(
+        id="gradient-band",
+        title="How far the gradient can be trusted",
+        rows=(_bands(readings, "gradient_distance", f"gradient distance ({unit})"), tuple(second)),
+        lead=sentence(readings.variants, _means(furthest), "Mean of the largest distance (nat per unit of weight)"),
+        how_to_read=(
+            "The same moves, now asking how much the gradient itself has changed on the way: its Euclidean distance "
+            "from the gradient where the network stands (0 would be a straight slope), and the cosine between both "
+            "(1 is the same direction, 0 unrelated, negative means that the slope has turned against the step). "
+            f"{spread_words(readings)} Distances depend on the scale of the weights; Figure “In units of the "
+            "weights” repeats them without that scale."
+        ),
+        note=note(readings, "gradient_distance", ""),
+        variants=readings.variants,
+    )
+
+
+_COSINE = linear_axis(-1, 1)
+
+
+def _cosine(readings: Readings, values: pl.DataFrame) -> Panel:
+    return over_steps(readings, "cosine", "Cosine of the gradients", "smallest over η", values, _COSINE)
+
+
+def smoothness(readings: Readings) -> Figure | None:
+    """Fig. 4c, and the same per step size: gradient distance per distance moved."""
+    largest = readings.reduced("effective_smoothness", "max")
+    if largest.is_empty():
+        return None
+    unit = "nat per squared unit of weight, log scale"
+    edges = _edges(readings)
+    marks = readings.refused_in_list("effective_smoothness")
+    first = (
+        over_steps(readings, "smoothness", "Largest over the list", unit, largest, references=edges, marks=marks),
+        over_loss(readings, "smoothness-at-loss", "Largest over the list, at equal loss", unit, largest, references=edges),
+    )
+    return Figure(
+        id="smoothness",
+        title="Effective smoothness, step size by step size",
+        rows=(first, _per_size(readings, unit, edges)),
+        lead=sentence(readings.variants, _means(largest), "Geometric mean over training of the largest value"),
+        how_to_read=(
+            "Effective smoothness β is the gradient distance divided by the distance moved: how fast the slope "
+            "turns per unit of way. It is a function of the step size, never one number: networks with ReLU have "
+            "kinks, and the smaller the step, the more each kink counts, so the lower panels open the list up. "
+            "The dotted line at 2 / learning rate is the edge of stability of plain full-batch gradient descent; these "
+            "networks train on mini-batches, so it is a landmark here and no limit. Where β · η is near 1 the "
+            "gradient has simply changed by its own length, whatever the curvature. Always compare at equal loss "
+            "(right): a network stuck on a plateau looks smooth as well."
+        ),
+        note=note(readings, "effective_smoothness", ""),
+        variants=readings.variants,
+    )
+
+
+def _edges(readings: Readings) -> list[tuple[float, str]]:
+    rates = sorted({variant.learning_rate for variant in readings.variants})
+    several = len(rates) > 1
+    return [(2 / rate, f"2 / lr, lr {rate:g}" if several else "2 / learning rate") for rate in rates]
+
+
+def _per_size(readings: Readings, unit: str, edges: Sequence[tuple[float, str]]) -> tuple[Panel, ...]:
+    """β against η: over all probes, and over those at losses that all variants visit."""
+    rows = readings.ok("effective_smoothness").filter(pl.col("eta") > 0)
+    at_loss = readings.against_loss(rows)
+    shared = shared_loss(at_loss)
+    everywhere = _by_size(rows)
+    groups = [("smoothness-by-size", "Per step size, all of training", unit, everywhere)]
+    if shared and len(readings.variants) > 1:
+        inside = _by_size(at_loss.filter(pl.col("x").is_between(*shared)))
+        words = f"probes at losses {number(shared[0], 2)} to {number(shared[1], 2)} nat"
+        groups.append(("smoothness-by-size-at-loss", "Per step size, at equal loss", words, inside))
+    sizes = sorted(rows["eta"].unique())
+    x = log_axis(sizes, ticks=sizes if len(sizes) <= 8 else None)
+    values = [value for *_, part in groups for value in (*part["lo"], *part["hi"])]
+    y = log_axis([*values, *(edge for edge, _ in edges)])
+    panels = []
+    for id_, title, subtitle, part in groups:
+        frame = Frame(id_, title, subtitle, readings.variants, x, y, SIZE_TITLE)
+        largest = part.sort("x").group_by("v", maintain_order=True).first()
+        words = sentence(readings.variants, largest, f"{title}, at the smallest step size")
+        panels.append(panel(frame, [*curves(frame, part, points=True), *reference(frame, edges)], words))
+    return tuple(panels)
+
+
+def _by_size(rows: pl.DataFrame) -> pl.DataFrame:
+    means = per_seed(rows.rename({"eta": "size"}), geometric=True, by=("v", "seed", "size"))
+    return over_seeds(means.rename({"size": "x"}), geometric=True)
+
+
+def twins(readings: Readings) -> Figure | None:
+    """The same three readings in relative coordinates, where rescaling a filter changes nothing."""
+    if not readings.has(RELATIVE + "loss"):
+        return None
+    kinds: list[tuple[str, str, str, Reduction, str]] = [
+        ("loss", "twin-loss", "Width of the loss band", "width", "nat, log scale"),
+        ("gradient_distance", "twin-gradient", "Largest gradient distance", "max", "in gradient norms, log scale"),
+        ("effective_smoothness", "twin-smoothness", "Largest effective smoothness", "max", "nat, log scale"),
+    ]
+    values = [(kind, readings.reduced(kind[0], kind[3], RELATIVE)) for kind in kinds]
+    drawn = [(kind, rows) for kind, rows in values if not rows.is_empty()]
+    if not drawn:
+        return None
+    steps = tuple(over_steps(readings, k[1], k[2], k[4], rows) for k, rows in drawn)
+    losses = tuple(over_loss(readings, f"{k[1]}-at-loss", f"{k[2]}, at equal loss", k[4], rows) for k, rows in drawn)
+    return Figure(
+        id="scale-free",
+        title="In units of the weights: the scale-free twins",
+        rows=(steps, losses),
+        lead=sentence(readings.variants, _means(drawn[0][1]), "Mean width of the relative loss band over training (nat)"),
+        how_to_read=(
+            "BatchNorm makes a network blind to the length of its filters, so a plain comparison can be manufactured "
+            "by rescaling weights that the network ignores. Here every filter is measured in units of its own length: "
+            "a step size of 0.1 changes each filter by about a tenth of itself (root mean square). Only what survives "
+            "here is a property of the function. Upper row along training, lower row the same numbers against the "
+            "training loss of that step."
+        ),
+        note=note(readings, RELATIVE + "loss", RELATIVE),
+        variants=readings.variants,
+    )
+
+
+def over_steps(
+    readings: Readings,
+    id_: str,
+    title: str,
+    subtitle: str,
+    values: pl.DataFrame,
+    y: Axis | None = None,
+    references: Sequence[tuple[float, str]] = (),
+    marks: pl.DataFrame | None = None,
+) -> Panel:
+    """A quantity along training, mean and spread over seeds; geometric unless ``y`` is a linear axis."""
+    rows = thinned(over_seeds(values, geometric=y is None))
+    frame = Frame(id_, title, subtitle, readings.variants, step_axis(readings), y or log_axis([*rows["lo"], *rows["hi"]]))
+    layers = [*curves(frame, rows), *reference(frame, references)]
+    if marks is not None:
+        layers += refused(frame, marks)
+    means = _means(values, geometric=y is None)
+    return panel(frame, layers, sentence(readings.variants, means, f"{title}, mean over training"))
+
+
+def over_loss(
+    readings: Readings,
+    id_: str,
+    title: str,
+    subtitle: str,
+    values: pl.DataFrame,
+    y: Axis | None = None,
+    references: Sequence[tuple[float, str]] = (),
+) -> Panel:
+    """The companion of ``over_steps``: the same quantity against the training loss of its step."""
+    probes = readings.against_loss(values)
+    bins = binned_by_loss(probes, geometric=y is None)
+    x = log_axis(probes["x"], falling=True)
+    frame = Frame(id_, title, subtitle, readings.variants, x, y or log_axis(probes["y"]), LOSS_TITLE)
+    layers = [*at_equal_loss(frame, _few(probes), bins), *reference(frame, references)]
+    shared = shared_loss(probes)
+    inside = probes.filter(pl.col("x").is_between(*shared)) if shared else probes.clear()
+    opening = f"{title}, losses that all visit" if shared else f"{title}: no loss that all visit"
+    return panel(frame, layers, sentence(readings.variants, _means(inside, geometric=y is None), opening))
+
+
+def _few(probes: pl.DataFrame, most: int = 1500) -> pl.DataFrame:
+    return probes.gather_every(max(1, -(-probes.height // most)))
+
+
+def _means(values: pl.DataFrame, geometric: bool = True) -> pl.DataFrame:
+    """Mean over training of each seed, then over seeds: v, m, lo, hi."""
+    return over_seeds(per_seed(values, geometric=geometric), geometric=geometric, by=("v",))
+
+
+def _bands(readings: Readings, quantity: str, subtitle: str) -> tuple[Panel, ...]:
+    """One band per variant, all with the same axes."""
+    edges = readings.band(quantity)
+    low = over_seeds(edges.rename({"low": "y"}), geometric=True).select("v", "x", bottom="lo", low="m")
+    high = over_seeds(edges.rename({"high": "y"}), geometric=True).select("v", "x", high="m", top="hi")
+    rows = thinned(low.join(high, on=["v", "x"]).sort("v", "x"))
+    base = readings.ok(quantity).filter(pl.col("eta") == 0) if quantity == "loss" else edges.clear()
+    lines = thinned(over_seeds(base.select("v", "seed", "x", "y"), geometric=True)) if not base.is_empty() else None
+    y = log_axis([*rows["bottom"], *rows["top"], *(lines["m"] if lines is not None else [])])
+    marks = readings.refused_in_list(quantity)
+    drawn = [variant for variant in readings.variants if variant.key in set(rows["v"])]
+    return tuple(_band(readings, variant, quantity, subtitle, rows, lines, marks, y) for variant in drawn)
+
+
+def _band(
+    readings: Readings,
+    variant: Variant,
+    quantity: str,
+    subtitle: str,
+    rows: pl.DataFrame,
+    lines: pl.DataFrame | None,
+    marks: pl.DataFrame,
+    y: Axis,
+) -> Panel:
+    own = pl.col("v") == variant.key
+    mine = rows.filter(own).drop("v")
+    id_ = f"{quantity.replace('_', '-')}-band-{variant.key}"
+    frame = Frame(id_, variant.label, subtitle, [variant], step_axis(readings), y, title_colour=variant.colour)
+    base = lines.filter(own).select("x", "m") if lines is not None else pl.DataFrame()
+    layers = [*band(frame, mine, base, variant), *refused(frame, marks.filter(own))]
+    end = mine.sort("x").tail(1).to_dicts()[0]
+    words = f"{variant.label}: the band at the last probe reaches from {number(end['low'])} to {number(end['high'])}."
+    return panel(frame, layers, words)

@@ -1,0 +1,128 @@
+"""How the networks train, and where the noisy norm stands among them."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from alidade.report.charts import Frame, Panel, curves, panel, refused, sentence, strips
+from alidade.report.figure import Figure, note, spread_words
+from alidade.report.scales import Axis, linear_axis, log_axis
+from alidade.report.series import Readings, over_seeds, per_seed, thinned
+
+#: The last part of training, over which end levels are averaged.
+END = 0.1
+
+
+def training(readings: Readings) -> Figure | None:
+    """Loss and accuracy along training (Fig. 1 of the paper): trailing means over mini-batches."""
+    if not readings.has("train_loss"):
+        return None
+    window = smoothing_window(readings)
+    panels = [_loss(readings, window)]
+    if readings.has("train_accuracy"):
+        panels.append(_accuracy(readings, "train_accuracy", "Training accuracy", window))
+    if readings.has("test_accuracy"):
+        panels.append(_accuracy(readings, "test_accuracy", "Test accuracy", 1))
+    return Figure(
+        id="training",
+        title="How fast each network learns",
+        rows=(tuple(panels),),
+        lead=panels[0].alt,
+        how_to_read=(
+            "Lower loss and higher accuracy sooner is better. Everything below compares these networks while they "
+            f"stand at different heights, so keep this picture in mind. {spread_words(readings)} Training numbers are "
+            "of the mini-batch before each step; test accuracy is measured in evaluation mode."
+        ),
+        note=note(readings, "train_loss", extra=[f"training curves: trailing mean over {window} steps"]),
+        variants=readings.variants,
+    )
+
+
+def smoothing_window(readings: Readings) -> int:
+    """Steps of the trailing mean of the training curves: a sixtieth of the run, at least 5."""
+    return max(5, max(variant.spec.steps for variant in readings.variants) // 60)
+
+
+def step_axis(readings: Readings) -> Axis:
+    """Training steps from 0 to the longest run's end."""
+    return linear_axis(0, max(variant.spec.steps for variant in readings.variants))
+
+
+def _loss(readings: Readings, window: int) -> Panel:
+    rows = thinned(over_seeds(readings.smoothed("train_loss", window), geometric=True))
+    frame = Frame(
+        "training-loss", "Training loss", "nat, log scale", readings.variants,
+        step_axis(readings), log_axis([*rows["lo"], *rows["hi"]]),
+    )  # fmt: skip
+    layers = [*curves(frame, rows), *refused(frame, readings.refused("train_loss"))]
+    return panel(frame, layers, sentence(readings.variants, _last(rows), "Training loss at the end (nat)"))
+
+
+def _accuracy(readings: Readings, quantity: str, title: str, window: int) -> Panel:
+    rows = thinned(over_seeds(readings.smoothed(quantity, window), geometric=False))
+    frame = Frame(
+        quantity.replace("_", "-"), title, "fraction of right answers", readings.variants,
+        step_axis(readings), linear_axis(0, 1, percent=True),
+    )  # fmt: skip
+    words = sentence(readings.variants, _last(rows), f"{title} at the end", percent=True)
+    return panel(frame, curves(frame, rows), words)
+
+
+def _last(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.sort("x").group_by("v", maintain_order=True).last()
+
+
+def noisy(readings: Readings) -> Figure | None:
+    """The noisy norm (Algorithm 1) against the others: each seed's end level and mean smoothness."""
+    if not any(variant.norm == "noisy" for variant in readings.variants):
+        return None
+    candidates = [
+        _strip(readings, "noisy-loss", "Training loss at the end", "nat, log scale", _end(readings, "train_loss")),
+        _strip(
+            readings, "noisy-accuracy", "Training accuracy at the end", "fraction of right answers",
+            _end(readings, "train_accuracy"), percent=True,
+        ),
+        _strip(
+            readings, "noisy-band", "Width of the loss band", "nat, mean over training, log scale",
+            per_seed(readings.reduced("loss", "width"), geometric=True),
+        ),
+        _strip(
+            readings, "noisy-smoothness", "Effective smoothness", "nat per squared unit of weight, log scale",
+            per_seed(readings.reduced("effective_smoothness", "max"), geometric=True),
+        ),
+    ]  # fmt: skip
+    panels = [candidate for candidate in candidates if candidate]
+    if not panels:
+        return None
+    return Figure(
+        id="noisy",
+        title="A norm whose activations jump at every step",
+        rows=(tuple(panels[:2]), tuple(panels[2:])) if len(panels) == 4 else (tuple(panels),),
+        lead=panels[0].alt,
+        how_to_read=(
+            "Noisy BatchNorm adds fresh random shifts and scales after every normalization, so its activations are "
+            "anything but stable from step to step. If stable activations were why BatchNorm helps, it would train "
+            "like the network without a norm; if smoothness is why, it sits with BatchNorm on all panels. Each dot "
+            "is one seed, each bar the mean of its column; the loss level stands beside the smoothness."
+        ),
+        note=note(readings, "train_loss", "", [f"end: mean over the last {END:.0%} of the steps"]),
+        variants=readings.variants,
+    )
+
+
+def _end(readings: Readings, quantity: str) -> pl.DataFrame:
+    last = {variant.key: (1 - END) * variant.spec.steps for variant in readings.variants}
+    start = pl.col("v").replace_strict(last, return_dtype=pl.Float64)
+    return per_seed(readings.ok(quantity).filter(pl.col("x") >= start), geometric=False)
+
+
+def _strip(
+    readings: Readings, id_: str, title: str, subtitle: str, values: pl.DataFrame, percent: bool = False
+) -> Panel | None:
+    if values.is_empty():
+        return None
+    means = over_seeds(values, geometric=not percent, by=("v",))
+    low = min(0.0, *values["y"]) if percent else 0.0
+    y = linear_axis(low, 1.0, percent=True) if percent else log_axis(values["y"])
+    frame = Frame(id_, title, subtitle, readings.variants, step_axis(readings), y)
+    return panel(frame, strips(frame, values, means), sentence(readings.variants, means, title, percent=percent))
