@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from alidade.probes.line import line_profile as line_profile
     from alidade.report.plot import plot as plot
     from alidade.store import load as load
+    from alidade.survey import Survey as Survey
 
 #: Where each public name lives; None: it is a module of its own.
 _HOMES = {
     "Objective": "alidade.landscape.objective",
     "line_profile": "alidade.probes.line",
+    "Survey": "alidade.survey",
     "load": "alidade.store",
     "plot": "alidade.report.plot",
     "nn": None,

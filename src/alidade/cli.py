@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -64,6 +68,12 @@ class Format(StrEnum):
     csv = "csv"
 
 
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, got {value}")
+    return value
+
+
 Out = Annotated[Path, typer.Option("--out", help="Folder of the study: runs, and report.html.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds per network, numbered from 100.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
@@ -87,9 +97,13 @@ def reproduce(
     data: Annotated[Data, typer.Option(help="What the networks learn.")] = Data.cifar10,
     data_dir: Annotated[Path | None, typer.Option(help="CIFAR-10 in its binary layout; downloaded without it.")] = None,
     init: Annotated[Init | None, typer.Option(help="Default: he at quick scale, glorot at paper scale.")] = None,
-    l2: Annotated[float, typer.Option("--l2", min=0.0, help="Adds (L2 / 2) ||theta||^2 to the loss.")] = 0.0,
+    l2: Annotated[
+        float, typer.Option("--l2", min=0.0, callback=_finite, help="Adds (L2 / 2) ||theta||^2 to the loss.")
+    ] = 0.0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
-    max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop then; finished runs are kept.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.0, callback=_finite, help="Stop then; finished runs are kept.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Default: runs/NAME.")] = None,
 ) -> None:
     """Repeat an experiment of the paper and judge its claims; ends with DIR/report.html."""
@@ -97,9 +111,7 @@ def reproduce(
     from alidade.experiments.experiment import Settings
 
     experiments = experiments_named(name)
-    settings = Settings(
-        scale=scale.value, data=data.value, seeds=seeds, init=init.value if init else None, l2=l2
-    )  # fmt: skip
+    settings = Settings(scale=scale.value, data=data.value, seeds=seeds, init=init.value if init else None, l2=l2)
     _run_study(experiments, settings, out or Path("runs") / name, data_dir, device.value, max_minutes)
 
 
@@ -159,7 +171,8 @@ def _run_study(
     from alidade.sweeps import local, plan, worker
     from alidade.sweeps.progress import StudyProgress
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
+    device = _resolve(device)
     data = DataSpec(name=settings.data, train_examples=size_of(settings).train_examples)
     fixed = settings.model_copy(update={"fingerprint": worker.data_spec(data, data_dir).fingerprint})
     by_experiment = {experiment.name: experiment.runs(fixed) for experiment in experiments}
@@ -167,7 +180,7 @@ def _run_study(
     write_manifest(out, _manifest(fixed, by_experiment))
     todo = [part for run in runs if (part := plan.missing(out, run))]
     console.print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before are reused, {len(todo)} to do")
-    job = worker.Job(out, data, data_dir, _resolve(device))
+    job = worker.Job(out, data, data_dir, device)
     try:
         with StudyProgress(todo, console) as progress:
             local.execute(todo, job, progress, max_minutes and max_minutes * 60)
@@ -175,8 +188,9 @@ def _run_study(
         kept = len(runs) - sum(plan.missing(out, run) is not None for run in runs)
         raise _InterruptedError(f"{kept} of {len(runs)} runs are finished and kept in {out}") from None
     except WorkError:
-        if any(plan.missing(out, run) is None for run in runs):
-            console.print(f"a report of the finished runs: {_write_report(out, out / 'report.html')}")
+        with suppress(AlidadeError, OSError):  # what stopped the runs may stop the report too
+            path = _write_report(out, out / "report.html")
+            console.print(f"a report of the finished runs: {path}", markup=False, highlight=False)
         raise
     print(f"report: {_write_report(out, out / 'report.html')}")
 
@@ -226,7 +240,9 @@ def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
 def main() -> None:
     """Run the command line; every error becomes one line on standard error."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code or 0)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; repeat the command to go on", INTERRUPTED)
     except _InterruptedError as error:
@@ -238,10 +254,15 @@ def main() -> None:
     except AlidadeError as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
+        _leave_output()
         sys.exit(1)
     except OSError as error:
+        _leave_output()
         _fail(f"{error.filename or 'file'}: {error.strerror or error}; check the path and the free space", 1)
+    except Exception as error:
+        if "ALIDADE_TRACEBACK" in os.environ:
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error}; for a report of it set ALIDADE_TRACEBACK=1 and repeat", 1)
 
 
 def _explain(error: Exception) -> str:
@@ -251,6 +272,12 @@ def _explain(error: Exception) -> str:
     return f"{message.rstrip('.')}; {hint}"
 
 
+def _leave_output() -> None:
+    """What is still buffered for standard output cannot be written: do not try again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str, code: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C has nothing more to stop
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, isfinite, log
@@ -98,7 +99,7 @@ def _judge(claim: Claim, runs: Runs) -> tuple[Verdict, float | None]:
     seeds = claim.per_seed(runs)
     values = [value for value in seeds.values.values() if isfinite(value)]
     threshold = log(claim.threshold) if claim.scale == "log" else claim.threshold
-    back = exp if claim.scale == "log" else float
+    back = _ratio if claim.scale == "log" else float
     interval = student_interval(values, threshold) if len(values) > 1 else None
     verdict, why = _decide(interval, threshold, len(values))
     judged = Verdict(
@@ -117,6 +118,11 @@ def _judge(claim: Claim, runs: Runs) -> tuple[Verdict, float | None]:
         reason="; ".join(part for part in (why, seeds.reason) if part),
     )
     return judged, interval.p if interval else None
+
+
+def _ratio(logarithm: float) -> float:
+    """exp, held at the largest number that JSON can carry."""
+    return exp(min(logarithm, log(sys.float_info.max)))
 
 
 def _decide(interval: Interval | None, threshold: float, n: int) -> tuple[VerdictName, str]:

@@ -11,6 +11,9 @@ from alidade.claims.claim import Runs, Seeds
 from alidade.claims.quantities import RELATIVE_STEPS, BandSeries, after_warm_up, paper_step_sizes
 from alidade.claims.statistics import log_ratio_at_equal_loss, smoothed_loss
 
+#: Below this fraction of probed steps with a band in both runs, a mean over training says too little.
+SHARED_FRACTION = 0.5
+
 PairValue = Callable[[Runs, str, str], float | None]
 
 
@@ -26,11 +29,19 @@ def paired(runs: Runs, first: str, second: str, learning_rate: float, value: Pai
 
 
 def band_log_ratio(series: BandSeries, equal_loss: bool) -> PairValue:
-    """Log ratio of two runs' band statistics: of their means over training, or at equal training loss."""
+    """Log ratio of two runs' band statistics: of their means over training, or at equal training loss.
+
+    The means are over the steps at which both runs have a band; None where those are fewer than
+    ``SHARED_FRACTION`` of the probed ones.
+    """
 
     def at_equal_step(runs: Runs, first: str, second: str) -> float | None:
         bands = [after_warm_up(_band(runs, run, series), runs.specs[run].steps) for run in (first, second)]
-        return log_ratio(*map(_mean, bands))
+        probed = [after_warm_up(_probed(runs, run, series), runs.specs[run].steps) for run in (first, second)]
+        shared = bands[0].keys() & bands[1].keys()
+        if len(shared) < SHARED_FRACTION * max(map(len, probed)):
+            return None
+        return log_ratio(*(_mean({step: band[step] for step in sorted(shared)}) for band in bands))
 
     def at_equal_loss(runs: Runs, first: str, second: str) -> float | None:
         return log_ratio_at_equal_loss(*(_against_loss(runs, run, series) for run in (first, second)))
@@ -40,7 +51,7 @@ def band_log_ratio(series: BandSeries, equal_loss: bool) -> PairValue:
 
 def log_ratio(first: float | None, second: float | None) -> float | None:
     """The logarithm of first / second; None where either is missing or not positive."""
-    return log(first / second) if first and second and first > 0 and second > 0 else None
+    return log(first) - log(second) if first and second and first > 0 and second > 0 else None
 
 
 def mean_over_training(runs: Runs, run: str, quantity: str, first_fraction: float = 0.0) -> float | None:
@@ -58,6 +69,12 @@ def _band(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
     relative = series.quantity.startswith("relative_")
     sizes = RELATIVE_STEPS if relative else paper_step_sizes(runs.specs[run].optimizer.learning_rate)
     return series.of(runs.rows(run), sizes)
+
+
+def _probed(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
+    """The steps at which the quantity was measured, whatever came out."""
+    steps = runs.rows(run).filter(pl.col("quantity") == series.quantity)["step"].unique()
+    return dict.fromkeys(steps.to_list(), 0.0)
 
 
 def _against_loss(runs: Runs, run: str, series: BandSeries) -> list[tuple[float, float]]:

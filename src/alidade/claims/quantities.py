@@ -31,7 +31,7 @@ class BandSeries:
             (pl.col("quantity") == self.quantity)
             & (pl.col("status") == OK)
             & pl.col("step_size").round_sig_figs(9).is_in([float(f"{size:.9g}") for size in step_sizes])
-        )
+        ).unique(["step", "step_size"])  # two probes may list the same point, where they measured the same
         value = pl.col("value")
         reduced = value.max() - value.min() if self.reduce == "width" else value.max()
         steps = listed.group_by("step").agg(reduced.alias("value"), pl.len().alias("count"))

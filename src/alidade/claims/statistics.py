@@ -89,7 +89,7 @@ def log_ratio_at_equal_loss(
     >>> round(float(np.exp(log_ratio_at_equal_loss(slow, fast))), 6)
     3.0
     """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    a, b = (np.asarray(pairs, dtype=np.float64).reshape(-1, 2) for pairs in (first, second))
     a, b = (pairs[(pairs > 0).all(axis=1) & np.isfinite(pairs).all(axis=1)] for pairs in (a, b))
     if not (len(a) and len(b)):
         return None

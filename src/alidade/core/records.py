@@ -89,6 +89,19 @@ class LineProfile:
     gradient_norm: float  # at eta = 0
     direction_norm: float
     provenance: Provenance
+    slope: float = float("nan")  # <d, g(0)>: the loss falls by eta times this, to first order
+
+    @property
+    def step_curvature(self) -> float:
+        r"""Of the step eta = 1: :math:`\langle d, g(0) - g(1)\rangle / \langle d, g(0)\rangle`; NaN if not listed.
+
+        Above 2 the quadratic model says that this step raised the loss. For plain full-batch gradient descent it
+        is the learning rate times the directional curvature, and 2 is the edge of stability.
+        """
+        taken = np.flatnonzero(self.step_sizes == 1.0)
+        if taken.size == 0 or self.slope == 0:
+            return float("nan")
+        return float(self.directional_curvature[taken[0]] * self.direction_norm**2 / self.slope)
 
     @property
     def loss_band(self) -> tuple[float, float]:
@@ -124,10 +137,12 @@ class LineProfile:
             "resolution": "nat" if relative else "nat/w^2",
             "gradient_norm": "nat" if relative else "nat/w",
             "direction_norm": "1" if relative else "w/step_size",
+            "slope": "nat/step_size",
+            "step_curvature": "1",
         }
 
-    def rows(self, step: int) -> Iterator[Row]:
-        """The profile as tidy rows; quantities of relative coordinates carry the prefix ``relative_``."""
+    def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
+        """The profile as tidy rows; ``prefix``, and ``relative_`` in those coordinates, stand before the quantities' names."""
         columns = {
             "loss": self.losses,
             "gradient_distance": self.gradient_distances,
@@ -136,27 +151,26 @@ class LineProfile:
             "directional_curvature": self.directional_curvature,
             "resolution": self.resolution,
         }
-        for name, value in (
-            ("loss", self.loss),
-            ("gradient_norm", self.gradient_norm),
-            ("direction_norm", self.direction_norm),
-        ):
-            yield self._row(step, name, value, 0.0, OK if np.isfinite(value) else NON_FINITE)
+        at_start = {"loss": self.loss, "gradient_norm": self.gradient_norm, "direction_norm": self.direction_norm}
+        if self.provenance.direction == "given" and self.provenance.coordinates == "raw":
+            at_start |= {"slope": self.slope, "step_curvature": self.step_curvature}
+        for name, value in at_start.items():
+            yield self._row(step, prefix, name, value, 0.0, OK if np.isfinite(value) else NON_FINITE)
         for index, step_size in enumerate(self.step_sizes):
             for name, values in columns.items():
                 value = float(values[index])
-                yield self._row(step, name, value, float(step_size), self._status(name, index, value))
+                yield self._row(step, prefix, name, value, float(step_size), self._status(name, index, value))
 
     def _status(self, quantity: str, index: int, value: float) -> str:
         if quantity in ("loss", "resolution", "gradient_distance") or self.status[index] == NON_FINITE:
             return OK if np.isfinite(value) else NON_FINITE
         return self.status[index]
 
-    def _row(self, step: int, quantity: str, value: float, step_size: float, status: str) -> Row:
+    def _row(self, step: int, prefix: str, quantity: str, value: float, step_size: float, status: str) -> Row:
         provenance = self.provenance
-        prefix = "relative_" if provenance.coordinates == "relative" else ""
+        named = prefix + ("relative_" if provenance.coordinates == "relative" else "") + quantity
         return Row(
-            step=step, quantity=prefix + quantity, value=value, unit=self.units[quantity], step_size=step_size,
+            step=step, quantity=named, value=value, unit=self.units[quantity], step_size=step_size,
             statistics=provenance.statistics, dtype=provenance.dtype, status=status,
         )  # fmt: skip
 

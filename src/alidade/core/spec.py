@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, field_validator
 
+from alidade.core.errors import CallError
 from alidade.core.schedule import Every, Schedule
 
 NormName = Literal["none", "batch", "noisy"]
@@ -23,7 +24,7 @@ DataName = Literal["digits", "cifar10"]
 class Spec(BaseModel):
     """A frozen value with canonical JSON; equal values have equal digests on every machine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical_json(self) -> str:
         """JSON with sorted keys and no white space: the text that is hashed."""
@@ -80,14 +81,55 @@ class RunSpec(Spec):
         return f"{self.model.norm} lr {self.optimizer.learning_rate:g} seed {self.seed}"
 
 
-class LineProfileProbe(Spec):
-    """A line profile along the gradient of the batch that the next step is taken on.
+class SurveySpec(Spec):
+    """A training run of the user's own, as far as a survey can see it."""
 
-    ``step_sizes`` are along that gradient (raw coordinates: in units of the learning rate's own scale;
-    relative coordinates: root-mean-square relative change of a filter).
+    kind: Literal["survey"] = "survey"
+    name: str
+    model: str  # class of the network
+    parameters: int  # trainable ones
+    optimizer: str
+    optimizer_defaults: dict[str, JsonValue] = {}
+    config: dict[str, JsonValue] = {}
+
+    @property
+    def run_id(self) -> str:
+        """Content hash: the name of the run's folder."""
+        return self.digest()
+
+    @property
+    def seed(self) -> int | None:
+        """What the user's config calls "seed"; None where it has none."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def label(self) -> str:
+        """Short name for a person."""
+        return self.name
+
+
+AnyRunSpec = RunSpec | SurveySpec
+
+
+def parse_run_spec(text: bytes) -> AnyRunSpec:
+    """A run's specification from its JSON.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    return TypeAdapter[AnyRunSpec](AnyRunSpec).validate_json(text)
+
+
+class LineProfileProbe(Spec):
+    """A line profile on the batch that the next step is taken on, from where that step starts.
+
+    ``step_sizes`` along the gradient are in units of the learning rate's own scale, along the optimizer's update
+    1 is the step really taken; in relative coordinates they are root-mean-square relative changes of a filter.
     """
 
     kind: Literal["line_profile"] = "line_profile"
+    direction: Literal["gradient", "update", "random"] = "gradient"
     coordinates: Literal["raw", "relative"] = "raw"
     step_sizes: tuple[float, ...] = Field(min_length=1)
     schedule: Schedule = Every(interval=10)
@@ -102,7 +144,8 @@ class LineProfileProbe(Spec):
     @property
     def probe_id(self) -> str:
         """Name of the probe's segment in the run's folder."""
-        return f"{self.kind}_{self.coordinates}-{self.digest()}"
+        along = "" if self.direction == "gradient" else f"{self.direction}_"
+        return f"{self.kind}_{along}{self.coordinates}-{self.digest()}"
 
 
 class EvaluationProbe(Spec):
@@ -118,8 +161,69 @@ class EvaluationProbe(Spec):
         return f"{self.kind}-{self.digest()}"
 
 
-AnyProbe = LineProfileProbe | EvaluationProbe
+class LayerScalarsProbe(Spec):
+    """Norms of weights and gradients, update-to-weight ratio, effective learning rate, per layer."""
+
+    kind: Literal["layer_scalars"] = "layer_scalars"
+    schedule: Schedule = Every(interval=10)
+
+    @property
+    def probe_id(self) -> str:
+        """Name of the probe's segment in the run's folder."""
+        return f"{self.kind}-{self.digest()}"
+
+
+class ActivationsProbe(Spec):
+    """Moments, quantiles and histograms of activations per layer (None: every layer with parameters)."""
+
+    kind: Literal["activations"] = "activations"
+    layers: tuple[str, ...] | None = None
+    schedule: Schedule = Every(interval=10)
+
+    @property
+    def probe_id(self) -> str:
+        """Name of the probe's segment in the run's folder."""
+        return f"{self.kind}-{self.digest()}"
+
+
+class CovariateShiftProbe(Spec):
+    """Internal covariate shift across the optimizer's real step (Santurkar et al. 2018, Definition 2.1)."""
+
+    kind: Literal["covariate_shift"] = "covariate_shift"
+    layers: tuple[str, ...] | None = None
+    schedule: Schedule = Every(interval=10)
+
+    @property
+    def probe_id(self) -> str:
+        """Name of the probe's segment in the run's folder."""
+        return f"{self.kind}-{self.digest()}"
+
+
+AnyProbe = LineProfileProbe | EvaluationProbe | LayerScalarsProbe | ActivationsProbe | CovariateShiftProbe
 ProbeSpec = Annotated[AnyProbe, Field(discriminator="kind")]
+
+#: Probes by name, with the options that suit a training loop of one's own.
+_NAMED: dict[str, dict[str, Any]] = {
+    "update_profile": {"kind": "line_profile", "direction": "update", "step_sizes": (0.1, 0.5, 1.0, 2.0)},
+    "gradient_profile": {"kind": "line_profile", "step_sizes": (1e-3, 1e-2, 1e-1)},
+    "relative_profile": {"kind": "line_profile", "coordinates": "relative", "step_sizes": (0.01, 0.03, 0.1, 0.3)},
+    "layer_scalars": {"kind": "layer_scalars"},
+    "activations": {"kind": "activations"},
+    "covariate_shift": {"kind": "covariate_shift"},
+}
+
+
+def probe_named(probe: str | AnyProbe, schedule: Schedule) -> AnyProbe:
+    """A probe by name, on ``schedule``; a specification is returned as it is.
+
+    Raises:
+        CallError: an unknown name; the message lists the known ones.
+    """
+    if not isinstance(probe, str):
+        return probe
+    if probe not in _NAMED:
+        raise CallError(f"probes: expected one of {', '.join(_NAMED)} or a probe specification, got {probe!r}")
+    return TypeAdapter[AnyProbe](ProbeSpec).validate_python(_NAMED[probe] | {"schedule": schedule})
 
 
 class PlannedRun(Spec):

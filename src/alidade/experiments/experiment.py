@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from alidade.claims.claim import Claim
 from alidade.claims.quantities import RELATIVE_STEPS, paper_step_sizes
 from alidade.core.schedule import Every
@@ -36,9 +38,9 @@ class Settings(Spec):
     scale: Scale = "quick"
     data: DataName = "cifar10"
     fingerprint: str | None = None
-    seeds: int = 5
+    seeds: int = Field(default=5, ge=1)
     init: InitName | None = None  # None: He at quick scale, Glorot at paper scale
-    l2: float = 0.0
+    l2: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,11 @@ def _claim(id_: str, figure: str, series: BandSeries, words: str, relative: bool
     twin = BandSeries(f"relative_{series.quantity}", series.reduce) if relative else series
     coordinates = "relative steps of 0.01 to 0.3" if relative else "steps of 1/2 to 4 learning rates"
     where = "at equal training loss" if equal_loss else "mean over training after the first tenth"
-    missing = "no loss that both runs visit with 5 probes each" if equal_loss else "a probe is not finite or missing"
+    missing = (
+        "no loss that both runs visit with 5 probes each"
+        if equal_loss
+        else "fewer than half of the probes are finite in both runs"
+    )
     return Claim(
         id=id_ + ("_scale_free" if relative else "") + ("_equal_loss" if equal_loss else ""),
         experiment="landscape",

@@ -96,6 +96,9 @@ def line_profile(
         provenance=Provenance(
             objective.statistics, objective.dtype, objective.batch_size, coordinates=system.name, direction=named
         ),
+        slope=sum(_dot(line.along[name].double(), value.double()) for name, value in base.items())
+        if gradients
+        else float("nan"),
     )
 
 

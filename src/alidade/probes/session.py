@@ -1,20 +1,25 @@
-"""A session: the probes of one run, their schedules, and where their measurements go."""
+"""A session: the probes of one run, their schedules, their budget, and where their measurements go."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row
+from alidade.core.errors import CallError
+from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row, Statistics
 from alidade.core.spec import AnyProbe, EvaluationProbe, LineProfileProbe
+from alidade.landscape.conditions import conditions_now
 from alidade.landscape.loss import LossFunction
-from alidade.landscape.objective import Objective
+from alidade.landscape.objective import Objective, Part, Tensors
+from alidade.landscape.statistics import describe_statistics
+from alidade.probes.budget import Budget
 from alidade.probes.evaluation import evaluate
 from alidade.probes.line import line_profile
 
@@ -23,73 +28,102 @@ TIMING = "timing"  # the segment of what is not reproducible
 
 @dataclass
 class Moment:
-    """The training run as it stands before an optimizer step."""
+    """The training as it stood before an optimizer step: the micro-batches of the step and the parameters then."""
 
     step: int
     model: nn.Module
     loss_fn: LossFunction
-    batch: Any  # that the next step is taken on
+    parts: Sequence[Part]
+    start: Tensors | None = None  # None: the live parameters are still those before the step
+    update: Tensors | None = None  # theta_t - theta_{t+1}, known after the step
     test: tuple[Tensor, Tensor] | None = None
     check_deterministic: bool = True
 
     @cached_property
     def objective(self) -> Objective:
-        """Loss of the next step's batch with the random numbers that its forward pass is going to draw."""
-        return Objective(self.model, self.loss_fn, self.batch, check_deterministic=self.check_deterministic)
+        """Loss of the step's batch, with the random numbers, autocast and modes of its forward pass."""
+        check = self.check_deterministic
+        return Objective.of_parts(self.model, self.loss_fn, self.parts, self.start, check_deterministic=check)
+
+
+def moment_before_step(
+    step: int, model: nn.Module, loss_fn: LossFunction, batch: Any, test: tuple[Tensor, Tensor], check: bool
+) -> Moment:
+    """The moment before a step whose forward pass is going to draw the next random numbers."""
+    return Moment(step, model, loss_fn, [Part(batch, conditions_now(model))], test=test, check_deterministic=check)
 
 
 class Session:
     """Runs the probes that are due and records what they say; a probe that fails never stops the training."""
 
-    def __init__(self, probes: Sequence[AnyProbe], recorder: Recorder) -> None:
-        self.probes, self._recorder = tuple(probes), recorder
+    def __init__(self, probes: Sequence[AnyProbe], recorder: Recorder, budget: Budget | None = None) -> None:
+        self.probes, self._recorder = {probe.probe_id: probe for probe in probes}, recorder
+        self.budget = budget or Budget(None)
         self._warned: set[str] = set()
-        for probe in self.probes:
-            recorder.record(probe.probe_id, [])
+        for probe_id in self.probes:
+            recorder.record(probe_id, [])
 
-    def due(self, step: int) -> bool:
-        """Whether any probe is due at this step."""
-        return any(probe.schedule.due(step) for probe in self.probes)
+    def due(self, step: int) -> list[str]:
+        """Ids of the probes that are due at this step and that the budget covers."""
+        wanted = [name for name, probe in self.probes.items() if probe.schedule.due(step)]
+        return self.budget.affordable(wanted)
 
-    def measure(self, moment: Moment) -> None:
-        """Run the probes that are due at this moment, in the order given."""
-        for probe in self.probes:
-            if probe.schedule.due(moment.step):
-                began = time.perf_counter()
-                self._recorder.record(probe.probe_id, self._rows(probe, moment))
-                name = probe.probe_id.rsplit("-", 1)[0]
-                self._recorder.record(
-                    TIMING, [Row(moment.step, f"{name}_seconds", time.perf_counter() - began, "s", dtype="float64")]
-                )
+    def measure(self, moment: Moment, chosen: Sequence[str]) -> None:
+        """Run the chosen probes at this moment, in their order."""
+        for probe_id in chosen:
+            _synchronize()
+            began = time.perf_counter()
+            self._recorder.record(probe_id, self._rows(self.probes[probe_id], moment))
+            _synchronize()
+            seconds = time.perf_counter() - began
+            self.budget.charge(probe_id, seconds)
+            name = probe_id.rsplit("-", 1)[0]
+            self._recorder.record(TIMING, [Row(moment.step, f"{name}_seconds", seconds, "s", dtype="float64")])
+
+    def fail(self, step: int, probes: Sequence[str], reason: str) -> None:
+        """Record that these probes came to nothing, and say so once per reason."""
+        for probe_id in probes:
+            self._recorder.record(probe_id, [self._failure(step, self.probes[probe_id], reason)])
 
     def _rows(self, probe: AnyProbe, moment: Moment) -> list[Row]:
         try:
             return list(MEASURES[probe.kind](probe, moment))
         except Exception as error:  # the training must go on, whatever a probe runs into
             reason = " ".join(str(error).split()) or type(error).__name__
-            if reason not in self._warned:
-                self._warned.add(reason)
-                warnings.warn(f"probe {probe.probe_id} failed at step {moment.step}: {reason}", stacklevel=2)
-            return [Row(moment.step, probe.kind, float("nan"), "1", status=f"{FAILED}: {reason}")]
+            return [self._failure(moment.step, probe, reason)]
+
+    def _failure(self, step: int, probe: AnyProbe, reason: str) -> Row:
+        if (known := f"{probe.probe_id} {reason}") not in self._warned:
+            self._warned.add(known)
+            warnings.warn(f"probe {probe.probe_id} failed at step {step}: {reason}", stacklevel=2)
+        return Row(step, probe.kind, float("nan"), "1", status=f"{FAILED}: {reason}")
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def _measure_line(probe: LineProfileProbe, moment: Moment) -> Iterable[Row]:
-    profile = line_profile(moment.objective, probe.step_sizes, coordinates=probe.coordinates)
-    return profile.rows(moment.step)
+    direction: str | Mapping[str, Tensor] | None = None if probe.direction == "gradient" else probe.direction
+    if probe.direction == "update":
+        if moment.update is None:
+            raise CallError("direction='update': expected a probe of a Survey, where the optimizer's step is known")
+        direction = moment.update
+    profile = line_profile(moment.objective, probe.step_sizes, direction=direction, coordinates=probe.coordinates)
+    prefix = "update_" if probe.direction == "update" else "random_" if probe.direction == "random" else ""
+    return profile.rows(moment.step, prefix)
 
 
 def _measure_evaluation(probe: EvaluationProbe, moment: Moment) -> Iterable[Row]:
     if moment.test is None:
-        raise ValueError("evaluation: expected test data, got none")
-    images, labels = moment.test
-    result = evaluate(moment.model, images[: probe.examples], labels[: probe.examples])
+        raise CallError("evaluation: expected test data, got none")
+    images, labels = (tensor[: probe.examples] for tensor in moment.test)
+    result = evaluate(moment.model, images, labels)
+    statistics: Statistics = "none" if describe_statistics(moment.model) == "none" else "running"
     for name, value, unit in (("test_loss", result.loss, "nat"), ("test_accuracy", result.accuracy, "1")):
         status = OK if abs(value) < float("inf") else NON_FINITE
-        yield Row(moment.step, name, value, unit, statistics=_eval_statistics(moment.model), status=status)
-
-
-def _eval_statistics(model: nn.Module) -> Any:
-    return "running" if any("running_mean" in name for name, _ in model.named_buffers()) else "none"
+        yield Row(moment.step, name, value, unit, statistics=statistics, status=status)
 
 
 #: How each kind of probe is measured.

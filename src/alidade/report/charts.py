@@ -54,16 +54,40 @@ def data(frame: pl.DataFrame, digits: int = 5) -> alt.InlineData:
     return alt.InlineData(values=text, format=alt.CsvDataFormat(type="csv", parse=parse))
 
 
-def panel(frame: Frame, layers: Sequence[alt.Chart], alt_text: str) -> Panel:
-    """Put layers into one chart with the frame's title and size."""
+def panel(frame: Frame, layers: Sequence[alt.Chart], said: Numbers | str) -> Panel:
+    """Put layers into one chart with the frame's title and size; ``said`` is its text alternative."""
+    alt_text = said if isinstance(said, str) else said.text
     title = alt.Title(text=frame.title, subtitle=frame.subtitle, color=css(frame.title_colour))
     with alt.data_transformers.enable(consolidate_datasets=False):
         chart = alt.layer(*layers).properties(title=title, height=frame.height)
         spec = chart.to_dict()
     for key in ("$schema", "config"):
         spec.pop(key, None)
-    spec["description"] = alt_text
-    return Panel(frame.id, frame.title, json.loads(json.dumps(spec)), alt_text)
+    return Panel(frame.id, frame.title, _said_once({**spec, "description": alt_text}), alt_text)
+
+
+def _said_once(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same chart with data that several layers share written once, under a name."""
+    datasets: dict[str, str] = {}
+    for part in (spec, *spec["layer"]):
+        text = part.get("data", {}).get("values")
+        if text:
+            name = datasets.setdefault(text, f"d{len(datasets)}")
+            part["data"] = {"name": name, "format": part["data"]["format"]}
+    return {**spec, "datasets": {name: text for text, name in datasets.items()}}
+
+
+def without_legend(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The same chart for a page that names the colours itself."""
+    layers = [
+        {**layer, "encoding": {name: _bare(channel) for name, channel in layer.get("encoding", {}).items()}}
+        for layer in spec["layer"]
+    ]
+    return {**spec, "layer": layers}
+
+
+def _bare(channel: Any) -> Any:
+    return {**channel, "legend": None} if isinstance(channel, dict) and "legend" in channel else channel
 
 
 def colour(variants: Sequence[Variant]) -> alt.Color:
@@ -86,12 +110,14 @@ def _names(variants: Sequence[Variant]) -> str:
 
 def x_of(frame: Frame, field: str = "x:Q") -> alt.X:
     """The horizontal axis."""
-    return alt.X(field, scale=frame.x.scale, axis=frame.x.axis(title=frame.x_title, labelOverlap="greedy"))
+    anchor = "start" if frame.x.falling else "end"  # Vega anchors to the scale's range, which then runs backwards
+    axis = frame.x.axis(title=frame.x_title or None, labelOverlap="greedy", titleAnchor=anchor)
+    return alt.X(field, scale=frame.x.scale, axis=axis)
 
 
 def y_of(frame: Frame, field: str) -> alt.Y:
     """The vertical axis; its words stand in the subtitle."""
-    return alt.Y(field, scale=frame.y.scale, axis=frame.y.axis(title=None))
+    return alt.Y(field, scale=frame.y.scale, axis=frame.y.axis(title=None, minExtent=38))
 
 
 def curves(frame: Frame, rows: pl.DataFrame, points: bool = False) -> list[alt.Chart]:
@@ -201,31 +227,41 @@ def refused(frame: Frame, marks: pl.DataFrame) -> list[alt.Chart]:
     return layers
 
 
-def reference(frame: Frame, values: Sequence[tuple[float, str]]) -> list[alt.Chart]:
-    """Dotted horizontal lines with a word at their right end."""
+def reference(frame: Frame, values: Sequence[float]) -> list[alt.Chart]:
+    """Dotted horizontal lines; the subtitle says what they are."""
     low, high = frame.y.domain
-    rows = pl.DataFrame([(y, word) for y, word in values if low < y < high], schema=["y", "word"], orient="row")
+    rows = pl.DataFrame({"y": [value for value in values if low < value < high]}, schema={"y": pl.Float64})
     if rows.is_empty():
         return []
-    base = alt.Chart(data(rows))
-    rule = base.mark_rule(strokeDash=[1, 4], strokeCap="round", strokeWidth=1.6, color=css("ink-soft"))
-    word = base.mark_text(align="right", baseline="bottom", dy=-4, color=css("ink-soft"))
-    return [
-        rule.encode(y=y_of(frame, "y:Q")),
-        word.encode(y=y_of(frame, "y:Q"), x=alt.value("width"), text="word:N"),
-    ]
+    rule = alt.Chart(data(rows)).mark_rule(strokeDash=[1, 4], strokeCap="round", strokeWidth=1.8, color=css("ink"))
+    return [rule.encode(y=y_of(frame, "y:Q"))]
 
 
-def sentence(variants: Sequence[Variant], rows: pl.DataFrame, opening: str, percent: bool = False) -> str:
-    """``opening`` and each variant's number with its spread over seeds; ``rows`` holds v, m, lo, hi, one per variant."""
+@dataclass(frozen=True)
+class Numbers:
+    """What a panel or a figure says in numbers: one per variant, with its spread over seeds."""
+
+    about: str
+    entries: tuple[tuple[Variant, str, str], ...]  # variant, number, spread ("" for one seed)
+
+    @property
+    def text(self) -> str:
+        """The numbers as a sentence: the text alternative of a chart."""
+        if not self.entries:
+            return f"{self.about}: no number may be drawn."
+        parts = [f"{variant.label} {value}" + (f" ({spread})" if spread else "") for variant, value, spread in self.entries]
+        return f"{self.about}: {'; '.join(parts)}."
+
+
+def numbers(variants: Sequence[Variant], rows: pl.DataFrame, about: str, percent: bool = False) -> Numbers:
+    """Each variant's mean and extremes; ``rows`` holds v, m, lo, hi, one row per variant."""
 
     def write(value: float) -> str:
         return f"{100 * value:.1f} %" if percent else number(value)
 
-    parts = []
+    entries = []
     for variant in variants:
-        row = rows.filter(pl.col("v") == variant.key).to_dicts()
-        if row:
-            m, lo, hi = row[0]["m"], row[0]["lo"], row[0]["hi"]
-            parts.append(f"{variant.label} {write(m)}" + (f" ({write(lo)} to {write(hi)})" if lo < hi else ""))
-    return f"{opening}: {'; '.join(parts)}." if parts else f"{opening}: no number may be drawn."
+        for row in rows.filter(pl.col("v") == variant.key).to_dicts():
+            spread = f"{write(row['lo'])} to {write(row['hi'])}" if row["lo"] < row["hi"] else ""
+            entries.append((variant, write(row["m"]), spread))
+    return Numbers(about, tuple(entries))

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from alidade.report.charts import Panel
+from alidade.report.charts import Numbers, Panel
 from alidade.report.series import Readings
 from alidade.report.variants import Variant
 from alidade.report.words import braces, seeds
@@ -18,13 +18,13 @@ from alidade.report.words import braces, seeds
 class Figure:
     """A figure of the page: rows of panels, a sentence with its numbers, how to read it, and under which conditions.
 
-    ``lead`` is read before the charts; ``how_to_read`` explains them; ``note`` is the fine print.
+    ``lead`` stands above the charts as their legend; ``how_to_read`` explains them; ``note`` is the fine print.
     """
 
     id: str
     title: str
     rows: tuple[tuple[Panel, ...], ...]
-    lead: str
+    lead: Numbers
     how_to_read: str
     note: str
     variants: tuple[Variant, ...]

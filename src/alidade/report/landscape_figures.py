@@ -14,10 +14,10 @@ from alidade.report.charts import (
     at_equal_loss,
     band,
     curves,
+    numbers,
     panel,
     reference,
     refused,
-    sentence,
 )
 from alidade.report.figure import Figure, note, spread_words
 from alidade.report.scales import Axis, linear_axis, log_axis
@@ -26,6 +26,7 @@ from alidade.report.series import (
     Reduction,
     binned_by_loss,
     over_seeds,
+    over_training,
     per_seed,
     shared_loss,
     thinned,
@@ -52,7 +53,7 @@ def loss_band(readings: Readings) -> Figure | None:
         id="loss-band",
         title="The loss along the gradient",
         rows=(_bands(readings, "loss", "loss (nat), log scale"), (step, loss)),
-        lead=sentence(readings.variants, _means(widths), "Mean width of the band over training (nat)"),
+        lead=numbers(readings.variants, over_training(readings, widths), "Mean width of the band over training (nat)"),
         how_to_read=(
             "At each probed step the parameters are moved along the gradient by every step size of the list, the loss "
             "is read on the same batch, and the parameters are put back. The dark band reaches from the smallest to "
@@ -79,7 +80,7 @@ def gradient_band(readings: Readings) -> Figure | None:
         id="gradient-band",
         title="How far the gradient can be trusted",
         rows=(_bands(readings, "gradient_distance", f"gradient distance ({unit})"), tuple(second)),
-        lead=sentence(readings.variants, _means(furthest), "Mean of the largest distance (nat per unit of weight)"),
+        lead=numbers(readings.variants, over_training(readings, furthest), "Mean of the largest distance (nat per unit of weight)"),
         how_to_read=(
             "The same moves, now asking how much the gradient itself has changed on the way: its Euclidean distance "
             "from the gradient where the network stands (0 would be a straight slope), and the cosine between both "
@@ -104,7 +105,7 @@ def smoothness(readings: Readings) -> Figure | None:
     largest = readings.reduced("effective_smoothness", "max")
     if largest.is_empty():
         return None
-    unit = "nat per squared unit of weight, log scale"
+    unit = "nat per squared unit of weight, log scale; dots: 2 / learning rate"
     edges = _edges(readings)
     marks = readings.refused_in_list("effective_smoothness")
     first = (
@@ -115,7 +116,7 @@ def smoothness(readings: Readings) -> Figure | None:
         id="smoothness",
         title="Effective smoothness, step size by step size",
         rows=(first, _per_size(readings, unit, edges)),
-        lead=sentence(readings.variants, _means(largest), "Geometric mean over training of the largest value"),
+        lead=numbers(readings.variants, over_training(readings, largest), "Mean over training of the largest value (nat per squared unit of weight)"),
         how_to_read=(
             "Effective smoothness β is the gradient distance divided by the distance moved: how fast the slope "
             "turns per unit of way. It is a function of the step size, never one number: networks with ReLU have "
@@ -130,13 +131,11 @@ def smoothness(readings: Readings) -> Figure | None:
     )
 
 
-def _edges(readings: Readings) -> list[tuple[float, str]]:
-    rates = sorted({variant.learning_rate for variant in readings.variants})
-    several = len(rates) > 1
-    return [(2 / rate, f"2 / lr, lr {rate:g}" if several else "2 / learning rate") for rate in rates]
+def _edges(readings: Readings) -> list[float]:
+    return sorted({2 / variant.learning_rate for variant in readings.variants})
 
 
-def _per_size(readings: Readings, unit: str, edges: Sequence[tuple[float, str]]) -> tuple[Panel, ...]:
+def _per_size(readings: Readings, unit: str, edges: Sequence[float]) -> tuple[Panel, ...]:
     """β against η: over all probes, and over those at losses that all variants visit."""
     rows = readings.ok("effective_smoothness").filter(pl.col("eta") > 0)
     at_loss = readings.against_loss(rows)
@@ -145,17 +144,17 @@ def _per_size(readings: Readings, unit: str, edges: Sequence[tuple[float, str]])
     groups = [("smoothness-by-size", "Per step size, all of training", unit, everywhere)]
     if shared and len(readings.variants) > 1:
         inside = _by_size(at_loss.filter(pl.col("x").is_between(*shared)))
-        words = f"probes at losses {number(shared[0], 2)} to {number(shared[1], 2)} nat"
+        words = f"probes at losses from {number(shared[0], 2)} to {number(shared[1], 2)} nat"
         groups.append(("smoothness-by-size-at-loss", "Per step size, at equal loss", words, inside))
     sizes = sorted(rows["eta"].unique())
     x = log_axis(sizes, ticks=sizes if len(sizes) <= 8 else None)
     values = [value for *_, part in groups for value in (*part["lo"], *part["hi"])]
-    y = log_axis([*values, *(edge for edge, _ in edges)])
+    y = log_axis([*values, *edges])
     panels = []
     for id_, title, subtitle, part in groups:
         frame = Frame(id_, title, subtitle, readings.variants, x, y, SIZE_TITLE)
         largest = part.sort("x").group_by("v", maintain_order=True).first()
-        words = sentence(readings.variants, largest, f"{title}, at the smallest step size")
+        words = numbers(readings.variants, largest, f"{title}, at the smallest step size")
         panels.append(panel(frame, [*curves(frame, part, points=True), *reference(frame, edges)], words))
     return tuple(panels)
 
@@ -184,7 +183,7 @@ def twins(readings: Readings) -> Figure | None:
         id="scale-free",
         title="In units of the weights: the scale-free twins",
         rows=(steps, losses),
-        lead=sentence(readings.variants, _means(drawn[0][1]), "Mean width of the relative loss band over training (nat)"),
+        lead=numbers(readings.variants, over_training(readings, drawn[0][1]), "Mean width of the relative loss band over training (nat)"),
         how_to_read=(
             "BatchNorm makes a network blind to the length of its filters, so a plain comparison can be manufactured "
             "by rescaling weights that the network ignores. Here every filter is measured in units of its own length: "
@@ -204,7 +203,7 @@ def over_steps(
     subtitle: str,
     values: pl.DataFrame,
     y: Axis | None = None,
-    references: Sequence[tuple[float, str]] = (),
+    references: Sequence[float] = (),
     marks: pl.DataFrame | None = None,
 ) -> Panel:
     """A quantity along training, mean and spread over seeds; geometric unless ``y`` is a linear axis."""
@@ -213,8 +212,8 @@ def over_steps(
     layers = [*curves(frame, rows), *reference(frame, references)]
     if marks is not None:
         layers += refused(frame, marks)
-    means = _means(values, geometric=y is None)
-    return panel(frame, layers, sentence(readings.variants, means, f"{title}, mean over training"))
+    means = over_training(readings, values, geometric=y is None)
+    return panel(frame, layers, numbers(readings.variants, means, f"{title}, mean over training"))
 
 
 def over_loss(
@@ -224,7 +223,7 @@ def over_loss(
     subtitle: str,
     values: pl.DataFrame,
     y: Axis | None = None,
-    references: Sequence[tuple[float, str]] = (),
+    references: Sequence[float] = (),
 ) -> Panel:
     """The companion of ``over_steps``: the same quantity against the training loss of its step."""
     probes = readings.against_loss(values)
@@ -234,17 +233,13 @@ def over_loss(
     layers = [*at_equal_loss(frame, _few(probes), bins), *reference(frame, references)]
     shared = shared_loss(probes)
     inside = probes.filter(pl.col("x").is_between(*shared)) if shared else probes.clear()
+    means = over_seeds(per_seed(inside, geometric=y is None), geometric=y is None, by=("v",))
     opening = f"{title}, losses that all visit" if shared else f"{title}: no loss that all visit"
-    return panel(frame, layers, sentence(readings.variants, _means(inside, geometric=y is None), opening))
+    return panel(frame, layers, numbers(readings.variants, means, opening))
 
 
 def _few(probes: pl.DataFrame, most: int = 1500) -> pl.DataFrame:
     return probes.gather_every(max(1, -(-probes.height // most)))
-
-
-def _means(values: pl.DataFrame, geometric: bool = True) -> pl.DataFrame:
-    """Mean over training of each seed, then over seeds: v, m, lo, hi."""
-    return over_seeds(per_seed(values, geometric=geometric), geometric=geometric, by=("v",))
 
 
 def _bands(readings: Readings, quantity: str, subtitle: str) -> tuple[Panel, ...]:

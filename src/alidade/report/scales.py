@@ -28,8 +28,8 @@ class Axis:
     @property
     def scale(self) -> alt.Scale:
         """As Vega-Lite takes it."""
-        kind = "log" if self.log else "linear"
-        return alt.Scale(type=kind, domain=list(self.domain), reverse=self.falling, nice=False, zero=False)
+        kind: dict[str, Any] = {"type": "log"} if self.log else {"type": "linear", "zero": False}
+        return alt.Scale(**kind, domain=list(self.domain), reverse=self.falling, nice=False)
 
     def axis(self, **options: Any) -> alt.Axis:
         """Ticks with labels in plain numbers, or powers of ten where these would be long."""
@@ -98,7 +98,7 @@ def _short(value: float) -> float:
 def _label(value: float, percent: bool) -> str:
     if percent:
         return f"{100 * value:g} %"
-    if value > 0 and (value >= 1e5 or value < 1e-3):
+    if value > 0 and (value >= 1e4 or value < 1e-3):
         exponent = floor(log10(value) + 1e-9)
         mantissa = value / 10**exponent
         return power_of_ten(exponent) if abs(mantissa - 1) < 1e-6 else f"{mantissa:g}·{power_of_ten(exponent)}"

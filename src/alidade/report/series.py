@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from alidade.claims.quantities import PAPER_FACTORS, RELATIVE_STEPS
+from alidade.claims.quantities import PAPER_FACTORS, RELATIVE_STEPS, WARM_UP
 from alidade.claims.statistics import SMOOTHING_STEPS
 from alidade.core.records import BELOW_RESOLUTION, OK
 from alidade.report.variants import Variant, variants
@@ -124,7 +124,7 @@ class Readings:
     def against_loss(self, values: pl.DataFrame) -> pl.DataFrame:
         """Values by step (v, seed, x, y, ...) with the training loss of that step as the new x."""
         by_step = values.rename({"x": "step"}).sort("step")
-        joined = by_step.join_asof(self.training_loss(), on="step", by=["v", "seed"], strategy="backward")
+        joined = by_step.join_asof(self.training_loss(), on="step", by=["v", "seed"], check_sortedness=False)
         return joined.drop("step").rename({"loss": "x"}).filter(pl.col("x") > 0).sort("v", "seed", "x")
 
 
@@ -141,6 +141,18 @@ def over_seeds(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", 
         .agg(mean.alias("m"), pl.col("y").min().alias("lo"), pl.col("y").max().alias("hi"), pl.len().alias("n"))
         .sort(*by)
     )
+
+
+def over_training(readings: Readings, values: pl.DataFrame, geometric: bool = True) -> pl.DataFrame:
+    """Each seed's mean over training after the warm-up, as the claims take it, then over seeds: v, m, lo, hi, n."""
+    late = per_seed(since(readings, values, WARM_UP), geometric=False)
+    return over_seeds(late, geometric=geometric, by=("v",))
+
+
+def since(readings: Readings, values: pl.DataFrame, fraction: float) -> pl.DataFrame:
+    """The values from this fraction of each run's steps on."""
+    starts = {variant.key: fraction * variant.spec.steps for variant in readings.variants}
+    return values.filter(pl.col("x") >= pl.col("v").replace_strict(starts, return_dtype=pl.Float64))
 
 
 def per_seed(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "seed")) -> pl.DataFrame:

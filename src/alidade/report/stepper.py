@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from alidade.report.charts import SIZE_TITLE, Frame, Panel, colour, curves, dash, data, panel, x_of, y_of
+from alidade.report.charts import SIZE_TITLE, Frame, Numbers, Panel, colour, curves, dash, data, panel, x_of, y_of
 from alidade.report.figure import Figure, note, spread_words
 from alidade.report.scales import Axis, log_axis
 from alidade.report.series import Readings, over_seeds, thinned
@@ -103,8 +103,8 @@ def _overview(readings: Readings, start: int) -> Panel:
     rows = thinned(over_seeds(readings.smoothed("train_loss", smoothing_window(readings)), geometric=True))
     y = log_axis([*rows["lo"], *rows["hi"]])
     frame = Frame(
-        "profile-overview", "Where on the way", "training loss (nat), log scale", readings.variants,
-        step_axis(readings), y, height=84,
+        "profile-overview", "Training loss", "nat, log scale; the rule marks the chosen step", readings.variants,
+        step_axis(readings), y, x_title="", height=72,
     )  # fmt: skip
     here = alt.Chart(data(pl.DataFrame({"k": [0]}))).transform_calculate(x=SIGNAL)
     rule = here.mark_rule(color=css("ink"), strokeWidth=1.5).encode(x=x_of(frame))
@@ -147,15 +147,13 @@ def _text(value: float | None) -> str:
     return "–" if value is None else number(value)
 
 
-def _describe(readings: Readings, loss: pl.DataFrame, base: pl.DataFrame, start: int) -> str:
+def _describe(readings: Readings, loss: pl.DataFrame, base: pl.DataFrame, start: int) -> Numbers:
     """The slider's first position in words."""
     after = _at_learning_rate(readings, loss)
     before = {(row["v"], row["s"]): row["m"] for row in base.to_dicts()}
-    parts = [
-        f"{variant.label} from {number(before[variant.key, start])} to {number(after[variant.key, start])} nat"
+    entries = tuple(
+        (variant, f"{number(before[key])} → {number(after[key])}", "")
         for variant in readings.variants
-        if (variant.key, start) in before and (variant.key, start) in after
-    ]
-    if not parts:
-        return f"The slider starts at training step {start}."
-    return f"At training step {start}, a gradient step as long as the learning rate leads {'; '.join(parts)}."
+        if (key := (variant.key, start)) in before and key in after
+    )
+    return Numbers(f"Loss before and after a step as long as the learning rate, at training step {start} (nat)", entries)

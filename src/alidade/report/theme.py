@@ -73,6 +73,7 @@ def config(legend: bool) -> dict[str, Any]:
     text = {"labelColor": css("ink-soft"), "titleColor": css("ink-soft"), "labelFontSize": 11.5, "titleFontSize": 11.5}
     return {
         "background": "transparent",
+        "padding": {"left": 0, "right": 6, "top": 0, "bottom": 0},
         "font": SANS,
         "view": {"stroke": None},
         "axis": {
@@ -80,7 +81,7 @@ def config(legend: bool) -> dict[str, Any]:
             "titleFontWeight": "normal", "labelFontWeight": "normal", "domain": False, "ticks": False,
             "gridColor": css("grid"), "gridWidth": 1, "labelPadding": 5, "titlePadding": 7, "labelFlush": True,
         },
-        "axisX": {"grid": False, "domain": True, "domainColor": css("rule"), "titleAnchor": "end", "titleAlign": "right"},
+        "axisX": {"grid": False, "domain": True, "domainColor": css("rule"), "titleAlign": "right"},
         "title": {
             "anchor": "start", "frame": "bounds", "offset": 11, "fontSize": 13.5, "fontWeight": 600,
             "color": css("ink"), "subtitleColor": css("ink-soft"), "subtitleFontSize": 11.5, "subtitlePadding": 4,

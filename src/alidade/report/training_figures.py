@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from alidade.report.charts import Frame, Panel, curves, panel, refused, sentence, strips
+from alidade.claims.quantities import WARM_UP
+from alidade.report.charts import Frame, Panel, curves, numbers, panel, refused, strips
 from alidade.report.figure import Figure, note, spread_words
 from alidade.report.scales import Axis, linear_axis, log_axis
-from alidade.report.series import Readings, over_seeds, per_seed, thinned
+from alidade.report.series import Readings, over_seeds, per_seed, since, thinned
 
 #: The last part of training, over which end levels are averaged.
 END = 0.1
@@ -18,6 +19,7 @@ def training(readings: Readings) -> Figure | None:
     if not readings.has("train_loss"):
         return None
     window = smoothing_window(readings)
+    ends = over_seeds(_end(readings, "train_loss"), geometric=True, by=("v",))
     panels = [_loss(readings, window)]
     if readings.has("train_accuracy"):
         panels.append(_accuracy(readings, "train_accuracy", "Training accuracy", window))
@@ -27,7 +29,7 @@ def training(readings: Readings) -> Figure | None:
         id="training",
         title="How fast each network learns",
         rows=(tuple(panels),),
-        lead=panels[0].alt,
+        lead=numbers(readings.variants, ends, "Training loss over the last tenth of the steps (nat)"),
         how_to_read=(
             "Lower loss and higher accuracy sooner is better. Everything below compares these networks while they "
             f"stand at different heights, so keep this picture in mind. {spread_words(readings)} Training numbers are "
@@ -55,7 +57,7 @@ def _loss(readings: Readings, window: int) -> Panel:
         step_axis(readings), log_axis([*rows["lo"], *rows["hi"]]),
     )  # fmt: skip
     layers = [*curves(frame, rows), *refused(frame, readings.refused("train_loss"))]
-    return panel(frame, layers, sentence(readings.variants, _last(rows), "Training loss at the end (nat)"))
+    return panel(frame, layers, numbers(readings.variants, _last(rows), "Training loss at the end (nat)"))
 
 
 def _accuracy(readings: Readings, quantity: str, title: str, window: int) -> Panel:
@@ -64,7 +66,7 @@ def _accuracy(readings: Readings, quantity: str, title: str, window: int) -> Pan
         quantity.replace("_", "-"), title, "fraction of right answers", readings.variants,
         step_axis(readings), linear_axis(0, 1, percent=True),
     )  # fmt: skip
-    words = sentence(readings.variants, _last(rows), f"{title} at the end", percent=True)
+    words = numbers(readings.variants, _last(rows), f"{title} at the end", percent=True)
     return panel(frame, curves(frame, rows), words)
 
 
@@ -84,21 +86,22 @@ def noisy(readings: Readings) -> Figure | None:
         ),
         _strip(
             readings, "noisy-band", "Width of the loss band", "nat, mean over training, log scale",
-            per_seed(readings.reduced("loss", "width"), geometric=True),
+            _late(readings, readings.reduced("loss", "width")),
         ),
         _strip(
             readings, "noisy-smoothness", "Effective smoothness", "nat per squared unit of weight, log scale",
-            per_seed(readings.reduced("effective_smoothness", "max"), geometric=True),
+            _late(readings, readings.reduced("effective_smoothness", "max")),
         ),
     ]  # fmt: skip
     panels = [candidate for candidate in candidates if candidate]
     if not panels:
         return None
+    accuracy = over_seeds(_end(readings, "train_accuracy"), geometric=False, by=("v",))
     return Figure(
         id="noisy",
         title="A norm whose activations jump at every step",
         rows=(tuple(panels[:2]), tuple(panels[2:])) if len(panels) == 4 else (tuple(panels),),
-        lead=panels[0].alt,
+        lead=numbers(readings.variants, accuracy, "Training accuracy over the last tenth of the steps", percent=True),
         how_to_read=(
             "Noisy BatchNorm adds fresh random shifts and scales after every normalization, so its activations are "
             "anything but stable from step to step. If stable activations were why BatchNorm helps, it would train "
@@ -111,9 +114,11 @@ def noisy(readings: Readings) -> Figure | None:
 
 
 def _end(readings: Readings, quantity: str) -> pl.DataFrame:
-    last = {variant.key: (1 - END) * variant.spec.steps for variant in readings.variants}
-    start = pl.col("v").replace_strict(last, return_dtype=pl.Float64)
-    return per_seed(readings.ok(quantity).filter(pl.col("x") >= start), geometric=False)
+    return per_seed(since(readings, readings.ok(quantity), 1 - END), geometric=False)
+
+
+def _late(readings: Readings, values: pl.DataFrame) -> pl.DataFrame:
+    return per_seed(since(readings, values, WARM_UP), geometric=False)
 
 
 def _strip(
@@ -125,4 +130,4 @@ def _strip(
     low = min(0.0, *values["y"]) if percent else 0.0
     y = linear_axis(low, 1.0, percent=True) if percent else log_axis(values["y"])
     frame = Frame(id_, title, subtitle, readings.variants, step_axis(readings), y)
-    return panel(frame, strips(frame, values, means), sentence(readings.variants, means, title, percent=percent))
+    return panel(frame, strips(frame, values, means), numbers(readings.variants, means, title, percent=percent))

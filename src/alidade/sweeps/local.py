@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
+import signal
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from alidade.core.errors import WorkError
 from alidade.core.spec import PlannedRun
+from alidade.probes.environment import usable_cores
 from alidade.sweeps import worker
 
 _POLL_SECONDS = 0.1
@@ -48,20 +52,40 @@ def execute(runs: Sequence[PlannedRun], job: worker.Job, listener: Listener, max
         return
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
     messages = context.Queue()
-    workers = min(len(runs), 1 if job.device.startswith("cuda") else os.cpu_count() or 1)
+    workers = min(len(runs), 1 if job.device.startswith("cuda") else usable_cores())
     deadline = time.monotonic() + max_seconds if max_seconds is not None else None
     pool = ProcessPoolExecutor(workers, context, worker.start, (job, messages))
     try:
-        pending = {pool.submit(worker.execute, run): run.spec.run_id for run in runs}
+        with _ctrl_c_held_back():
+            pending = {pool.submit(worker.execute, run): run.spec.run_id for run in runs}
         failures = _follow(pending, messages, listener, deadline)
         pool.shutdown()
     except BaseException:
-        for process in multiprocessing.active_children():
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
+        with _ctrl_c_held_back():  # a second one must not save the workers
+            for process in multiprocessing.active_children():
+                process.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
         raise
     if failures:
         raise WorkError(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Ours comes afterwards; processes started in here never see one, not even while they import."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited by processes, unlike a handler
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _follow(pending: dict[Future[str], str], messages: Any, listener: Listener, deadline: float | None) -> list[str]:

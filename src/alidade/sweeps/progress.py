@@ -65,8 +65,9 @@ class StudyProgress:
         self._bars.update(self._overall, completed=sum(self._steps.values()))
         left = f"{self._minutes_left():.1f} min left"
         self._console.print(
-            f"\\[{self._finished}/{len(self._specs)}] {self._specs[run_id].label}  {outcome}  {left}", highlight=False
-        )
+            f"[{self._finished}/{len(self._specs)}] {self._specs[run_id].label}  {outcome}  {left}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
 
     def _minutes_left(self) -> float:
         done = sum(self._steps.values())

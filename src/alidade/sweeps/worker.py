@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import torch
 
 from alidade.core.spec import DataSpec, PlannedRun
 from alidade.data import Dataset, fingerprint, load
+from alidade.probes.environment import environment
 from alidade.store import Segments, write_run
-from alidade.sweeps.environment import environment
 from alidade.train.loop import Progress, train
 
 #: Seconds between two progress messages of one run.
@@ -34,17 +36,15 @@ class Job:
 
 _job: Job
 _messages: Any
-_data: Dataset
 
 
 def start(job: Job, messages: Any) -> None:
-    """Prepare this process: leave Ctrl-C to the parent, die with it, use one thread, read the data once."""
-    global _job, _messages, _data
+    """Prepare this process: leave Ctrl-C to the parent, die with it, use one thread."""
+    global _job, _messages
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _job, _messages = job, messages
-    _data = load(job.data.name, job.data_dir, job.data.train_examples)
 
 
 def execute(run: PlannedRun) -> str:
@@ -59,9 +59,15 @@ def execute(run: PlannedRun) -> str:
             _messages.put((run.spec.run_id, *progress))
 
     segments = Segments()
-    train(run.spec, _data, run.probes, segments, _job.device, report)
+    train(run.spec, _data(), run.probes, segments, _job.device, report)
     write_run(_job.root, run.spec, segments, environment(_job.device))
     return run.spec.run_id
+
+
+@cache
+def _data() -> Dataset:
+    """Read once per process, and by the first run, so that what goes wrong reaches the parent as its error."""
+    return load(_job.data.name, _job.data_dir, _job.data.train_examples)
 
 
 def data_spec(data: DataSpec, data_dir: Path | None) -> DataSpec:
@@ -70,8 +76,9 @@ def data_spec(data: DataSpec, data_dir: Path | None) -> DataSpec:
     return data.model_copy(update={"fingerprint": fingerprint(dataset)})
 
 
-def _die_with(parent: int) -> None:
-    """Exit when the parent is gone, also by a kill that it could not answer."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def _die_with_parent() -> None:
+    """Exit when the parent is gone, also by a kill that it could not answer, or while this process was starting."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

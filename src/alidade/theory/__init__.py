@@ -6,6 +6,7 @@ Every statement is a pure function over a batch of instances that returns a `Bou
 
 from alidade.theory.bounds import STATUSES, TOLERANCE, Bound, Form, Kind
 from alidade.theory.checks import StatementCheck, check_all, to_json
+from alidade.theory.counterexamples import COUNTEREXAMPLES, Counterexample
 from alidade.theory.curvature import block_hessian, block_hessian_form, theorem_4_2, theorem_4_2_second
 from alidade.theory.gradients import fact_c1, fact_c2, lp_jacobian, observation_4_3, theorem_4_1
 from alidade.theory.invariance import (
@@ -26,9 +27,11 @@ from alidade.theory.weights import (
 )
 
 __all__ = [
+    "COUNTEREXAMPLES",
     "STATUSES",
     "TOLERANCE",
     "Bound",
+    "Counterexample",
     "Form",
     "Kind",
     "LipschitzTerms",

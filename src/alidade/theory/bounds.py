@@ -86,7 +86,8 @@ def assemble(lhs: Tensor, terms: Mapping[str, Tensor], code: Tensor, kind: Kind,
         terms: The terms of the predicted side, each broadcastable to the shape of `lhs`.
         code: Which instances the statement covers, (instances,), indices into STATUSES.
         kind: "identity" or "bound".
-        scale: Sum of absolute terms of the right side where the terms are themselves sums that cancel; None = sum of abs(term).
+        scale: Sum of absolute terms of the right side, where the terms are themselves sums that cancel; None = the
+            sum of abs(term).
 
     Returns:
         A Bound with sides of shape (instances,).

@@ -38,12 +38,16 @@ def theorem_4_1_at_y(o: Observation) -> Bound:
 
 
 def theorem_4_1_at_identity(o: Observation) -> Bound:
-    """The same where the layer is set to do nothing (Observation 4.3), so that both networks agree."""
+    """The same where the layer is set to do nothing (Observation 4.3), so that both gradients are taken at y.
+
+    The point is y in the rounding in which the layer gives it back, which a saturated tail would otherwise amplify.
+    """
     at = moments(o.y)
     y = o.y.requires_grad_()
     gamma, beta = at.s[:, 0], at.mean[:, 0]
-    u, _ = o.gradient_through(batch_norm(y, gamma, beta), y)
-    return gradients.theorem_4_1(u, o.y, o.vanilla_gradient(o.y), gamma, form="printed v5")
+    z = batch_norm(y, gamma, beta)
+    u, _ = o.gradient_through(z, y)
+    return gradients.theorem_4_1(u, o.y, o.vanilla_gradient(z), gamma, form="printed v5")
 
 
 def observation_4_3(o: Observation) -> Bound:

@@ -15,8 +15,12 @@ from torch import Tensor
 from alidade.theory.normalization import batch_norm
 
 INPUTS, UNITS, WIDTH, OUTPUTS = 4, 3, 3, 3
-TAIL_EPS = 1e-5  # of the second normalization, the usual choice
-OUTPUT_DECADES = (-1.0, 0.3)  # root mean square of the outputs; a saturated softmax has no digits left in its Hessian
+
+# The tail is scaled so that its gradients keep their digits: a saturated softmax, or a second normalization that
+# projects a unit away altogether, would leave rounding where the Hessian should be.
+TAIL_EPS = 0.5  # of the second normalization
+HIDDEN_SIZE = 2.0  # largest value in the second layer
+OUTPUT_DECADES = (-1.0, 0.6)  # largest output, as a power of ten
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +44,13 @@ class Networks:
         """The activation of each network, (n, m, any) -> the same shape."""
         return (torch.stack([z.tanh(), z.relu(), z], dim=-1) * self.activation[:, None, None, :]).sum(dim=-1)
 
+    def hidden(self, z: Tensor) -> Tensor:
+        """The second layer before its normalization, (n, m, h) -> (n, m, r)."""
+        return self.activate(z) @ self.V
+
     def output(self, z: Tensor) -> Tensor:
         """What the network computes from the first layer's units after their normalization, (n, m, h) -> (n, m, k)."""
-        hidden = self.activate(z) @ self.V
+        hidden = self.hidden(z)
         centred = hidden - hidden.mean(dim=1, keepdim=True)
         normalized = centred / (centred.square().mean(dim=1, keepdim=True) + TAIL_EPS).sqrt()
         deep = self.deep[:, None, None]
@@ -55,12 +63,20 @@ class Networks:
         entropy = -output.log_softmax(dim=2).gather(2, self.label[:, :, None]).mean(dim=(1, 2))
         return self.squared * squared + (1 - self.squared) * entropy
 
-    def with_output_scale(self, scale: Tensor) -> "Networks":
-        """The same networks with outputs of a given root mean square, (n,); a network without output stays as it is."""
+    def with_tail_scales(self, hidden: float, output: Tensor) -> "Networks":
+        """The same networks with V and U scaled to give the hidden and output values these largest sizes, (n,)."""
         units = self.X @ self.W
-        z = [batch_norm(units[:, :, j], self.gamma[:, j], self.beta[:, j]) for j in range(units.shape[2])]
-        size = self.output(torch.stack(z, dim=2)).square().mean(dim=(1, 2)).sqrt()
-        return replace(self, U=self.U * (scale / torch.where(size > 0, size, scale))[:, None, None])
+        z = torch.stack(
+            [batch_norm(units[:, :, j], self.gamma[:, j], self.beta[:, j]) for j in range(units.shape[2])], dim=2
+        )
+        scaled = replace(self, V=self.V * _ratio(torch.full_like(output, hidden), self.hidden(z)))
+        return replace(scaled, U=scaled.U * _ratio(output, scaled.output(z)))
+
+
+def _ratio(wanted: Tensor, values: Tensor) -> Tensor:
+    """Factor that gives `values` the largest size `wanted`, (n, 1, 1); 1 where all values are 0."""
+    size = values.abs().amax(dim=(1, 2))
+    return (wanted / torch.where(size > 0, size, wanted))[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ class Family:
             target=normal(m, OUTPUTS),
             label=torch.randint(OUTPUTS, (count, m), generator=generator),
         )
-        return networks.with_output_scale(decades(*OUTPUT_DECADES))
+        return networks.with_tail_scales(HIDDEN_SIZE, decades(*OUTPUT_DECADES))
 
 
 DENSE = (4, 8, 16)  # batch sizes whose Hessians are checked as matrices
@@ -121,7 +137,7 @@ GENERAL_EPS = Family("general, eps > 0", with_eps=True)
 DENSE_GENERAL = Family("dense", sizes=DENSE)
 DENSE_EPS = replace(DENSE_GENERAL, name="dense, eps > 0", with_eps=True)
 QUADRATIC = Family("quadratic", activations=(2,), deep=False, losses=(1,), gain=lambda x: 10 ** (2 * x - 1))
-QUADRATIC_LOW = replace(QUADRATIC, name="quadratic, gamma <= sigma", gain=lambda x: 10 ** (-2 * x))
+QUADRATIC_LOW = replace(QUADRATIC, name="quadratic, gamma <= sigma", gain=lambda x: 10 ** (-2 * x**3))
 QUADRATIC_3 = replace(QUADRATIC, name="quadratic, gamma = 3 sigma", gain=lambda x: 3 + 0 * x)
 CONVEX = replace(
     QUADRATIC, name="convex, gamma <= sigma", sizes=DENSE, gain=lambda x: 1 - x / 2, sigma_decades=(-3.0, 1.0)

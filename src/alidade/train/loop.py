@@ -16,7 +16,7 @@ from alidade.core.records import NON_FINITE, OK, Recorder, Row
 from alidade.core.spec import AnyProbe, RunSpec
 from alidade.data import Batches, Dataset
 from alidade.landscape.statistics import describe_statistics
-from alidade.probes.session import TIMING, Moment, Session
+from alidade.probes.session import TIMING, Session, moment_before_step
 from alidade.train.build import build_loss, build_model, build_optimizer, l2_penalty
 
 TRAINING = "training"
@@ -61,8 +61,8 @@ def train(
     recorder.record(TRAINING, [])
     began = time.perf_counter()
     for step in range(spec.steps + 1):
-        if session.due(step):
-            session.measure(Moment(step, model, loss_fn, batches(step), test, check_deterministic=step == 0))
+        if due := session.due(step):
+            session.measure(moment_before_step(step, model, loss_fn, batches(step), test, step == 0), due)
         if step == spec.steps:
             break
         progress = _train_step(spec, model, optimizer, batches(step), step, recorder)

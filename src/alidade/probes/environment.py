@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,30 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         **{package: version(package) for package in _PACKAGES},
     }
+
+
+def usable_cores() -> int:
+    """How many processes can compute at once: fewer than the machine has where affinity or a container says so."""
+    allowed = os.cpu_count() or 1
+    if sys.platform == "linux":
+        allowed = len(os.sched_getaffinity(0))
+    return max(1, min(allowed, _container_cores(Path("/sys/fs/cgroup"))))
+
+
+def _container_cores(cgroup: Path) -> int:
+    """The processor time that a container may use, in whole cores; a very large number without a limit."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # versions 2 and 1
+        try:
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            return math.ceil(int(quota) / int(period)) if int(quota) > 0 else sys.maxsize
+        except (OSError, ValueError, ZeroDivisionError):
+            continue  # the other version, or "max"
+    return sys.maxsize
 
 
 def _processor() -> str:

@@ -7,14 +7,8 @@ reported and never read as numbers. The JSON files carry a digest of themselves 
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-import os
-import sys
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +17,20 @@ import polars as pl
 
 from alidade.core.errors import CallError, WorkError
 from alidade.core.records import COLUMNS, Row
-from alidade.core.spec import RunSpec
+from alidade.core.spec import AnyRunSpec, RunSpec, parse_run_spec
+from alidade.store.files import (
+    FORMAT,
+    damaged,
+    only_writer,
+    read_bytes,
+    read_json,
+    sha256,
+    write_atomically,
+    write_json,
+)
 
-FORMAT = 1
-_MANIFEST, _SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
-_DIGEST = "digest"  # key of a JSON file's own checksum
+_MANIFEST, SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
+PARTS = "parts"  # folder of a survey's run that is still written, or was killed
 
 #: Types of the columns of the tidy table.
 SCHEMA: dict[str, Any] = {
@@ -70,7 +73,7 @@ class Study:
 
     root: Path
     frame: pl.DataFrame
-    specs: Mapping[str, RunSpec]
+    specs: Mapping[str, AnyRunSpec]
     manifest: Mapping[str, Any] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
@@ -78,7 +81,11 @@ class Study:
     def runs_of(self, experiment: str) -> dict[str, RunSpec]:
         """The finished runs that the last command planned for an experiment; all runs where none was noted."""
         planned = self.manifest.get("experiments", {}).get(experiment)
-        return {run: spec for run, spec in self.specs.items() if planned is None or run in planned}
+        return {
+            run: spec
+            for run, spec in self.specs.items()
+            if isinstance(spec, RunSpec) and (planned is None or run in planned)
+        }
 
 
 def finished_segments(root: Path, run_id: str) -> frozenset[str]:
@@ -93,7 +100,7 @@ def finished_segments(root: Path, run_id: str) -> frozenset[str]:
     return frozenset(_checked_segments(folder))
 
 
-def write_run(root: Path, spec: RunSpec, segments: Segments, environment: Mapping[str, Any]) -> None:
+def write_run(root: Path, spec: AnyRunSpec, segments: Segments, environment: Mapping[str, Any]) -> None:
     """Write a finished run, or add segments to one; what is there already must come out the same.
 
     Raises:
@@ -103,18 +110,18 @@ def write_run(root: Path, spec: RunSpec, segments: Segments, environment: Mappin
     folder = root / spec.run_id
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with only_writer(folder):
             present = _checked_segments(folder) if (folder / _DONE).exists() else {}
             _require_same_training(folder, present, segments)
-            listed = {name: _sha256(data) for name, data in present.items()}
+            listed = {name: sha256(data) for name, data in present.items()}
             for name in segments.names:
                 if name not in present:
-                    data = _parquet(segments.frame(name))
-                    _write_atomically(folder / f"{name}.parquet", data)
-                    listed[name] = _sha256(data)
-            _write_atomically(folder / _SPEC, spec.model_dump_json(indent=1).encode())
-            _write_json(folder / _ENVIRONMENT, environment)
-            _write_json(folder / _DONE, {"format": FORMAT, "segments": listed})
+                    data = parquet(segments.frame(name))
+                    write_atomically(folder / f"{name}.parquet", data)
+                    listed[name] = sha256(data)
+            write_atomically(folder / SPEC, spec.model_dump_json(indent=1).encode())
+            write_json(folder / _ENVIRONMENT, environment)
+            write_json(folder / _DONE, {"format": FORMAT, "segments": listed})
     except OSError as error:
         raise WorkError(f"{folder}: could not be written ({error.strerror}); free space or change --out") from error
 
@@ -134,13 +141,13 @@ def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
 
     Experiments of earlier commands stay listed as long as the settings are the same.
     """
-    earlier = _read_json(root / _MANIFEST) if (root / _MANIFEST).exists() else {}
+    earlier = _read_manifest(root)
     experiments = dict(manifest["experiments"])
     if earlier.get("settings") == manifest["settings"]:
         experiments = {**earlier.get("experiments", {}), **experiments}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _write_json(root / _MANIFEST, {"format": FORMAT, **manifest, "experiments": experiments})
+        write_json(root / _MANIFEST, {"format": FORMAT, **manifest, "experiments": experiments})
     except OSError as error:
         raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
 
@@ -155,10 +162,11 @@ def open_study(root: Path) -> Study:
     root = Path(root)
     if not root.is_dir():
         raise CallError(f"{root}: expected a folder with runs, found none; make one with 'alidade demo --out {root}'")
-    manifest = _read_json(root / _MANIFEST) if (root / _MANIFEST).exists() else {}
+    manifest = _read_manifest(root)
     named = {run for runs in manifest.get("experiments", {}).values() for run in runs}
-    folders = sorted(folder for folder in root.iterdir() if (folder / _SPEC).exists() or (folder / _DONE).exists())
-    finished = [f for f in folders if (f / _DONE).exists() and (not named or f.name in named)]
+    folders = sorted(folder for folder in root.iterdir() if (folder / SPEC).exists() or (folder / _DONE).exists())
+    readable = [f for f in folders if (f / _DONE).exists() or (f / PARTS).exists()]
+    finished = [f for f in readable if not named or f.name in named]
     if not finished:
         raise WorkError(f"{root}: expected a finished run, found none; run 'alidade demo --out {root}' first")
     specs = {folder.name: _read_spec(folder) for folder in finished}
@@ -168,7 +176,7 @@ def open_study(root: Path) -> Study:
         frame=pl.concat(frames),
         specs=specs,
         manifest=manifest,
-        environments={folder.name: _read_json(folder / _ENVIRONMENT) for folder in finished},
+        environments={f.name: read_json(f / _ENVIRONMENT) for f in finished if (f / _ENVIRONMENT).exists()},
         unfinished=tuple(sorted(named - set(specs))),
     )
 
@@ -191,27 +199,35 @@ def export(frame: pl.DataFrame, to: str, out: Path | None) -> str | None:
         return frame.write_csv()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(out, frame.write_csv().encode() if to == "csv" else _parquet(frame))
+        write_atomically(out, frame.write_csv().encode() if to == "csv" else parquet(frame))
     except OSError as error:
         raise WorkError(f"--out {out}: expected a file that can be written, got: {error.strerror}") from error
     return None
 
 
-def _read_run(folder: Path, spec: RunSpec) -> pl.DataFrame:
-    segments = _checked_segments(folder)
-    frames = [_parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
-    frame = pl.concat([frame for frame in frames if frame.height] or frames[:1])
+def _read_manifest(root: Path) -> dict[str, Any]:
+    path = root / _MANIFEST
+    return read_json(path, "delete it and repeat the command: no run is lost") if path.exists() else {}
+
+
+def _read_run(folder: Path, spec: AnyRunSpec) -> pl.DataFrame:
+    if (folder / _DONE).exists():
+        segments = _checked_segments(folder)
+        frames = [_parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
+    else:
+        frames = [_parse(path, read_bytes(path)) for path in sorted((folder / PARTS).glob("*.parquet"))]
+    frame = pl.concat([frame for frame in frames if frame.height] or frames[:1] or [pl.DataFrame(schema=_ROW_SCHEMA)])
     run = pl.lit(folder.name, dtype=pl.String).alias("run")
     return frame.with_columns(run, pl.lit(spec.seed, dtype=pl.Int64).alias("seed")).select(COLUMNS)
 
 
 def _checked_segments(folder: Path) -> dict[str, bytes]:
     """The content of every segment that DONE lists, as it was written."""
-    listed = _read_json(folder / _DONE)["segments"]
-    contents = {name: _read_bytes(folder / f"{name}.parquet") for name in listed}
+    listed = read_json(folder / _DONE)["segments"]
+    contents = {name: read_bytes(folder / f"{name}.parquet") for name in listed}
     for name, data in contents.items():
-        if _sha256(data) != listed[name]:
-            raise _damaged(folder / f"{name}.parquet")
+        if sha256(data) != listed[name]:
+            raise damaged(folder / f"{name}.parquet")
     return contents
 
 
@@ -219,85 +235,21 @@ def _parse(path: Path, data: bytes) -> pl.DataFrame:
     try:
         return pl.read_parquet(io.BytesIO(data))
     except pl.exceptions.PolarsError as error:
-        raise _damaged(path) from error
+        raise damaged(path) from error
 
 
-def _read_spec(folder: Path) -> RunSpec:
+def _read_spec(folder: Path) -> AnyRunSpec:
     try:
-        spec = RunSpec.model_validate_json(_read_bytes(folder / _SPEC))
+        spec = parse_run_spec(read_bytes(folder / SPEC))
     except ValueError as error:
-        raise _damaged(folder / _SPEC) from error
+        raise damaged(folder / SPEC) from error
     if spec.run_id != folder.name:
-        raise _damaged(folder / _SPEC)
+        raise damaged(folder / SPEC)
     return spec
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_atomically(path, json.dumps({**content, _DIGEST: _json_digest(content)}, indent=1).encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path) from error
-    written_in = content.get("format", FORMAT) if isinstance(content, dict) else None
-    if isinstance(written_in, int) and written_in > FORMAT:
-        raise WorkError(f"{path}: expected format {FORMAT} or older, got {written_in}; upgrade Alidade to read it")
-    if not isinstance(content, dict) or content.pop(_DIGEST, None) != _json_digest(content):
-        raise _damaged(path)
-    return content
-
-
-def _json_digest(content: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps(content, sort_keys=True).encode())
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> WorkError:
-    return WorkError(
-        f"{path}: expected the file as it was written, found it missing or damaged; move {path.parent} away and "
-        "repeat the command that made it: the other runs are kept"
-    )
-
-
-def _parquet(frame: pl.DataFrame) -> bytes:
+def parquet(frame: pl.DataFrame) -> bytes:
+    """The table as the bytes of a Parquet file."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     return buffer.getvalue()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time, so that DONE of one command never lists the segments of another."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,0 +1,53 @@
+"""A share of the training time for probes: a token bucket that fills while the training runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+
+class Budget:
+    """Probes may take ``share`` of the time that the training itself takes; None sets no limit.
+
+    A probe starts only when the seconds of its last run are in the bucket. Its first run has no known cost: it
+    starts at once and what it took is paid back before anything else starts.
+
+    >>> seconds = iter([0.0, 0.0, 10.0, 100.0])
+    >>> budget = Budget(0.1, clock=lambda: next(seconds))
+    >>> budget.affordable(["profile"])  # at 0 s, its cost unknown
+    ['profile']
+    >>> budget.charge("profile", 4.0)
+    >>> budget.affordable(["profile"])  # at 10 s: the bucket got 0.6 s and owes 4
+    []
+    >>> budget.affordable(["profile"])  # at 100 s: 9.6 - 4 > 4
+    ['profile']
+    """
+
+    def __init__(self, share: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._share, self._clock = share, clock
+        self._began = clock()
+        self._costs: dict[str, float] = {}
+        self.spent = 0.0  # seconds, all probes and what surrounds them
+
+    def affordable(self, probes: Sequence[str]) -> list[str]:
+        """Those of ``probes`` that may start now, the first ones first."""
+        if self._share is None or not probes:
+            return list(probes)
+        left, chosen = self._share * self.training_seconds - self.spent, []
+        for probe in probes:
+            cost = self._costs.get(probe)
+            if cost is None or cost <= left:
+                chosen.append(probe)
+                left -= cost or 0.0
+        return chosen
+
+    def charge(self, probe: str | None, seconds: float) -> None:
+        """Book what a probe took; None books what surrounds the probes (copies, captured conditions)."""
+        self.spent += seconds
+        if probe is not None:
+            self._costs[probe] = seconds
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds since the start that were not spent on probes."""
+        return self._clock() - self._began - self.spent

@@ -1,0 +1,105 @@
+"""The optimizer's own step hooks, and the conditions of the model's real forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alidade.core.errors import CallError, RefusedError
+from alidade.landscape.conditions import AutocastState, Conditions, autocast_states
+from alidade.landscape.isolation import RandomState, public_name, unwrap
+
+
+def hookable(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer itself: Accelerate's wrapper has no hooks of its own but keeps the optimizer.
+
+    Raises:
+        CallError: there is no torch optimizer in it.
+    """
+    inner = optimizer
+    while not isinstance(inner, torch.optim.Optimizer) or not hasattr(inner, "_optimizer_step_pre_hooks"):
+        inner = getattr(inner, "optimizer", None)
+        if inner is None:
+            raise CallError(f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    return inner
+
+
+def require_shared_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer that moves none of the model's trainable parameters."""
+    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(p.requires_grad and id(p) in moved for p in model.parameters()):
+        raise CallError("optimizer: expected one over the model's parameters, got one over other parameters only")
+
+
+def refuse_inside_backward() -> None:
+    """An optimizer that steps inside the backward pass has no single point where the step starts."""
+    if torch._C._current_graph_task_id() != -1:
+        raise RefusedError(
+            "optimizer: expected steps after the backward pass, got one inside it; "
+            "close the survey or step the optimizer after backward()"
+        )
+
+
+def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer under GradScaler left its parameters alone because of an infinite gradient."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """Clones of the trainable parameters by public name."""
+    return {public_name(n): p.detach().clone() for n, p in unwrap(model).named_parameters() if p.requires_grad}
+
+
+class ForwardWatch:
+    """Records under which conditions the model's next forward call runs, once; leaves no hook behind.
+
+    The hook sits on the outermost module: on a compiled one it then runs outside the compiled code.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._inner = model, unwrap(model)
+        self._before = RandomState(self._inner)
+        self.autocast_before = autocast_states()
+        self.autocast_inside: tuple[AutocastState, ...] | None = None
+        self._at_forward: RandomState | None = None
+        self._modes: dict[nn.Module, bool] | None = None
+        self._buffers: dict[str, Tensor] | None = None
+        self._handle = model.register_forward_pre_hook(self._capture)
+
+    def _capture(self, module: nn.Module, inputs: Any) -> None:
+        self._handle.remove()
+        self._at_forward = RandomState(self._inner)
+        self.autocast_inside = autocast_states()
+        self._modes = {module: module.training for module in self._inner.modules()}
+        self._buffers = {name: buffer.detach().clone() for name, buffer in self._inner.named_buffers()}
+
+    def stop(self) -> None:
+        """Stop waiting for a forward call."""
+        self._handle.remove()
+
+    def conditions(self, autocast: Sequence[AutocastState]) -> Conditions:
+        """What was recorded; without a forward call seen, the conditions at the start."""
+        return Conditions(self._before, tuple(autocast), self._at_forward, self._modes, self._buffers)
+
+
+def autocast_of_the_caller(
+    watch: ForwardWatch, model: nn.Module, evaluate: Callable[[Conditions], object]
+) -> tuple[AutocastState, ...]:
+    """Autocast as it was where the loss function was called.
+
+    The real forward pass saw ``watch.autocast_inside``. Either the caller had entered it, or the loss function
+    enters it itself: one evaluation without it tells.
+    """
+    if watch.autocast_inside is None or watch.autocast_inside == watch.autocast_before:
+        return watch.autocast_before
+    seen: list[tuple[AutocastState, ...]] = []
+    handle = unwrap(model).register_forward_pre_hook(lambda module, inputs: seen.append(autocast_states()))
+    try:
+        evaluate(watch.conditions(watch.autocast_before))
+    finally:
+        handle.remove()
+    return watch.autocast_before if seen and seen[0] == watch.autocast_inside else watch.autocast_inside

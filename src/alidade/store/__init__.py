@@ -1,0 +1,13 @@
+"""One folder per run: spec.json, tidy Parquet segments, DONE."""
+
+from alidade.store.files import FORMAT as FORMAT
+from alidade.store.live import LiveRun as LiveRun
+from alidade.store.study import SCHEMA as SCHEMA
+from alidade.store.study import Segments as Segments
+from alidade.store.study import Study as Study
+from alidade.store.study import export as export
+from alidade.store.study import finished_segments as finished_segments
+from alidade.store.study import load as load
+from alidade.store.study import open_study as open_study
+from alidade.store.study import write_manifest as write_manifest
+from alidade.store.study import write_run as write_run

@@ -1,0 +1,101 @@
+"""Files that are there whole or not at all, and JSON that carries a digest of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alidade.core.errors import WorkError
+
+FORMAT = 1
+_DIGEST = "digest"  # key of a JSON file's own checksum
+_PARTIAL = ".partial"  # end of the name of a file being written
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` with a digest of itself, whole or not at all."""
+    write_atomically(path, json.dumps({**content, _DIGEST: _digest(content)}, indent=1).encode())
+
+
+def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
+    """What ``write_json`` wrote.
+
+    Raises:
+        WorkError: missing, damaged, or written in a newer format.
+    """
+    try:
+        content = json.loads(read_bytes(path, remedy))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "damaged", remedy) from error
+    written_in = content.get("format", FORMAT) if isinstance(content, dict) else None
+    if isinstance(written_in, int) and written_in > FORMAT:
+        raise WorkError(f"{path}: expected format {FORMAT} or older, got {written_in}; upgrade Alidade to read it")
+    if not isinstance(content, dict) or content.pop(_DIGEST, None) != _digest(content):
+        raise damaged(path, "damaged", remedy)
+    return content
+
+
+def read_bytes(path: Path, remedy: str | None = None) -> bytes:
+    """The content of a file.
+
+    Raises:
+        WorkError: it cannot be read; the message says why.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error), remedy) from error
+
+
+def damaged(path: Path, found: str = "damaged", remedy: str | None = None) -> WorkError:
+    """The error for a file that is not as it was written."""
+    otherwise = f"move {path.parent} away and repeat the command that made it: the other runs are kept"
+    return WorkError(f"{path}: expected the file as it was written, found: {found}; {remedy or otherwise}")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, also when the machine stops."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """One writer at a time, so that DONE of one command never lists the segments of another.
+
+    What a writer left half-written when it was killed is removed.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for partial in folder.glob(f".*{_PARTIAL}"):
+            partial.unlink()
+        yield
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of ``data`` in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode())
