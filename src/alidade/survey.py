@@ -240,11 +240,14 @@ class _Fan:
 def _describe(model: nn.Module, optimizer: torch.optim.Optimizer, config: Any, name: str) -> SurveySpec:
     plain = unwrap(model)
     defaults = {key: value for key, value in optimizer.defaults.items() if isinstance(value, int | float | str)}
-    return SurveySpec(
-        name=name,
-        model=type(plain).__name__,
-        parameters=sum(p.numel() for p in plain.parameters() if p.requires_grad),
-        optimizer=type(optimizer).__name__,
-        optimizer_defaults=defaults,
-        config=dict(config or {}),
-    )
+    try:
+        return SurveySpec(
+            name=name,
+            model=type(plain).__name__,
+            parameters=sum(p.numel() for p in plain.parameters() if p.requires_grad),
+            optimizer=type(optimizer).__name__,
+            optimizer_defaults=defaults,
+            config=dict(config or {}),
+        )
+    except (TypeError, ValueError) as error:
+        raise CallError(f"config: expected a dict of what JSON can hold, got {config!r}") from error

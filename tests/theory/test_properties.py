@@ -41,7 +41,7 @@ def test_every_instance_is_judged_or_has_a_reason(batch: tuple[Tensor, Tensor, T
         if condition(y) < 1e4:  # the sides share y's rounding, magnified: 1e4 x 2^-53 x 10 sums = 1e-11 < 1e-9
             assert not bound.violated.any()
         if not bound.ok.any():
-            assert bound.status[0].split(":")[0] in {"sigma is 0 ", "sigma is 0", "every term is 0"}
+            assert bound.status[0].split(":")[0] in {"sigma is 0", "every term is 0"}
 
 
 @QUICK
@@ -49,11 +49,11 @@ def test_every_instance_is_judged_or_has_a_reason(batch: tuple[Tensor, Tensor, T
 def test_shift_and_scale_of_the_input(batch: tuple[Tensor, Tensor, Tensor, float], shift: float, power: int) -> None:
     """The gradient falls as 1/scale, every share stays: a shift is invisible, a factor a enters as 1/a^2."""
     y, g, gamma, _ = batch
-    if condition(y) > 1e3:
+    if max(condition(y), condition(y + shift)) > 1e3:
         return
     here = theorem_4_1_terms(g, y, gamma, 0.0)
     there = theorem_4_1_terms(g, 2.0**power * (y + shift), gamma, 0.0)
-    # a shift of 50 costs 50 x 2^-53 / sigma >= 1e3-fold conditioning: 1e-11 relative to the largest term
+    # yhat keeps 1e3 x 2^-53 = 1e-13 of itself, its products with g ten terms of that: 1e-12 of the largest term
     tolerance = 1e-9 * (here.before * here.factor)
     assert (there.after * 4.0**power - here.after).abs() <= tolerance
     assert (there.alignment - here.alignment).abs() <= 1e-9 * here.before
@@ -80,5 +80,5 @@ def test_the_order_of_instances_does_not_matter(batch: tuple[Tensor, Tensor, Ten
     y, g, gamma, eps = batch
     ys, gs, gammas = y * torch.tensor([[1.0], [2.0], [3.0]]).double(), g.expand(3, -1), gamma.expand(3)
     one, other = (theorem_4_1(gs, a, gs, gammas, eps) for a in (ys, ys[order]))
-    assert torch.equal(one.rhs[order], other.rhs)
+    assert torch.allclose(one.rhs[order], other.rhs, rtol=1e-12)  # sums of at most 9 terms, in any order
     assert torch.equal(one.code[order], other.code)

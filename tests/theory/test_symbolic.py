@@ -26,9 +26,17 @@ class Symbols:
 
     def is_zero(self, expression: sp.Expr) -> bool:
         """Zero as a rational function in which s^2 = var + eps."""
-        root = sp.sqrt(self.variance)
-        numerator = sp.numer(sp.together(expression.subs(root, self.s).subs(self.variance, self.s**2)))
+        numerator = sp.numer(sp.together(expression.replace(self._is_root, self._in_s)))
         return sp.rem(sp.expand(numerator), sp.expand(self.s**2 - self.variance), self.s).expand() == 0
+
+    def _is_root(self, part: sp.Expr) -> bool:
+        return part.is_Pow and not part.exp.is_integer and bool(part.base.free_symbols)
+
+    def _in_s(self, root: sp.Expr) -> sp.Expr:
+        """A half-integer power of c (var + eps), c a number that sympy has taken out."""
+        number = sp.cancel(root.base / self.variance)
+        assert number.is_number
+        return number**root.exp * self.s ** (2 * root.exp)
 
 
 @cache

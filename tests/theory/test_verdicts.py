@@ -48,12 +48,12 @@ JSON_KEYS = [
     "statement",
     "form",
     "kind",
-    "hypotheses",
     "instances",
     "violations",
     "max_relative_error",
     "min_slack",
     "verdict",
+    "hypotheses",
 ]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from alidade.core.errors import CallError
 from alidade.core.records import NON_FINITE, OK, UNDEFINED, Floats, Provenance, Row
 from alidade.core.sketch import Histogram, Moments
+
+T = TypeVar("T")
 
 #: Probabilities of the quantiles that go into the tidy table.
 PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -179,7 +181,7 @@ class ActivationStatistics:
                 yield _row(step, name, quantity, value, why, self.provenance)
 
 
-def _lookup(by_layer: Mapping[str, Any], layer: str) -> Any:
+def _lookup(by_layer: Mapping[str, T], layer: str) -> T:
     if layer not in by_layer:
         raise CallError(f"layer: expected one of {', '.join(map(repr, by_layer))}, got {layer!r}")
     return by_layer[layer]

@@ -14,6 +14,7 @@ from alidade.core.records import Floats
 Integers = NDArray[np.int64]
 
 _BITS_DROPPED = 45  # of a float64's 52 bits of mantissa: 7 stay, so a bin is 2^-7 of its lower edge wide
+_SIGN = 1 << (63 - _BITS_DROPPED)  # what the sign bit is worth in a bin's number
 _EPS = float(np.finfo(np.float64).eps)
 _SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 
@@ -88,13 +89,11 @@ class Moments:
         with np.errstate(all="ignore"):
             mean = self.mean.mean()
             d, n = self.mean - mean, self.count
-            m2 = self.m2 + n * d**2
-            m3 = self.m3 + 3 * d * self.m2 + n * d**3
-            m4 = self.m4 + 4 * d * self.m3 + 6 * d**2 * self.m2 + n * d**4
-            sums = (np.atleast_1d(part.sum()) for part in (m2, m3, m4))
-            low, high = np.atleast_1d(self.minimum.min()), np.atleast_1d(self.maximum.max())
-        total = np.atleast_1d(self.non_finite.sum())
-        return Moments(self.count * self.mean.size, np.atleast_1d(mean), *sums, low, high, total)
+            m2 = (self.m2 + n * d**2).sum()
+            m3 = (self.m3 + 3 * d * self.m2 + n * d**3).sum()
+            m4 = (self.m4 + 4 * d * self.m3 + 6 * d**2 * self.m2 + n * d**4).sum()
+            numbers = (mean, m2, m3, m4, self.minimum.min(), self.maximum.max(), self.non_finite.sum())
+        return Moments(self.count * self.mean.size, *(np.array([number], np.float64) for number in numbers))
 
     @property
     def variance(self) -> Floats:
@@ -128,7 +127,7 @@ class Histogram:
     The bin of a number is read off its bits: sign, exponent and the first 7 bits of the mantissa (the numbers that
     bfloat16 has are the edges). The edges depend on no data, so merging adds counts and is exactly associative and
     commutative, one outlier of 1e30 costs the other values no resolution, and networks and steps share their edges.
-    Memory is bounded by the number format: at most 2^19 bins for float64 and 2^16 for what was float32; real layers
+    Memory is bounded by the number format: at most 2^19 bins for float64 and 7e4 for what was float32; real layers
     fill a few thousand. A histogram of equal widths whose range doubles would resolve a distribution far from 0
     better, and would lose all resolution when a single activation explodes, which is when one looks.
 
@@ -153,19 +152,22 @@ class Histogram:
     def of(cls, values: ArrayLike) -> Histogram:
         """The histogram of all entries of an array of any shape."""
         x = np.ravel(np.asarray(values, dtype=np.float64))
-        finite = np.isfinite(x)
         nans = below = above = 0
-        if not finite.all():
+        if x.size and not np.isfinite([x.min(), x.max()]).all():
             nans, below, above = int(np.isnan(x).sum()), int((x == -np.inf).sum()), int((x == np.inf).sum())
-            x = x[finite]
+            x = x[np.isfinite(x)]
         if not x.size:
             return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.nan, np.nan, nans, below, above)
-        numbers = np.abs(x).view(np.int64) >> _BITS_DROPPED
-        numbers = np.where(x < 0, ~numbers, numbers)  # ~n = -n - 1: the negative bins mirror the positive ones
+        numbers = x.view(np.int64) >> _BITS_DROPPED  # keeps sign, exponent and 7 bits of the mantissa
         first = int(numbers.min())
-        counts = np.bincount(numbers - first)
-        filled = np.flatnonzero(counts)
-        return cls(filled + first, counts[filled], float(x.min()), float(x.max()), nans, below, above)
+        numbers -= first
+        found = np.bincount(numbers)
+        filled = np.flatnonzero(found)
+        bins = filled + first
+        bins = np.where(bins < 0, ~(bins + _SIGN), bins)  # ~n = -n - 1: the negative bins mirror the positive ones
+        order = np.argsort(bins)
+        low, high = float(x.min()), float(x.max())
+        return cls(bins[order], found[filled][order], low, high, nans, below, above)
 
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of values together; exact."""
@@ -201,15 +203,16 @@ class Histogram:
         """Edges (bins + 1,) of equal bins and in each the fraction of all values per unit of x, for a picture.
 
         Within one fine bin the values count as spread evenly. ``limits`` are the finite range by default, widened
-        by 1/2 on each side where all values are the same; what lies outside is left out, so that the densities
-        integrate to the fraction inside.
+        on each side by half of its size, or 1/2, where it is too narrow to divide; what lies outside is left out, so
+        that the densities integrate to the fraction inside.
 
         Raises:
             CallError: limits that are not finite or not in order, or fewer than 1 bin.
         """
         low, high = limits if limits is not None else (self.minimum, self.maximum)
-        if limits is None and low == high:
-            low, high = low - 0.5, high + 0.5
+        size = max(abs(low), abs(high), 1.0)
+        if limits is None and high - low <= 64 * bins * _EPS * size:
+            low, high = low - size / 2, high + size / 2
         if bins < 1 or not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise CallError(f"density: expected finite limits in order and bins >= 1, got ({low}, {high}) and {bins}")
         edges = np.linspace(low, high, bins + 1)

@@ -10,15 +10,18 @@ Biases, norm scales and shifts and zero filters have factor 0: they stay at rest
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from alidade.core.errors import CallError, RefusedError
 from alidade.landscape.isolation import public_name
+
+#: Elements that are copied to float64 at a time.
+PIECE_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -29,28 +32,62 @@ class Coordinates:
     factors: Mapping[str, Tensor] | None = None
     filters: int = 0
 
-    def gradient(self, name: str, raw: Tensor) -> Tensor:
-        r"""One parameter's gradient in these coordinates, float64: :math:`G_j = \|w_j\| g_j`."""
-        return raw.double() if self.factors is None else raw.double() * self.factors[name]
-
-    def component(self, name: str, raw: Tensor) -> Tensor:
-        r"""One parameter's displacement in these coordinates, float64: :math:`D_j = d_j / \|w_j\|`, 0 at rest."""
-        if self.factors is None:
-            return raw.double()
-        factor = self.factors[name]
-        return torch.where(factor > 0, raw.double() / factor, 0.0)
-
-    def displacement(self, name: str, component: Tensor) -> Tensor:
-        r"""The raw displacement :math:`d_j = \|w_j\| D_j` of one parameter."""
-        return component if self.factors is None else component * self.factors[name]
+    def pieces(self, name: str, *raw: Tensor) -> Iterator[Piece]:
+        """One parameter's tensors some rows at a time, so that float64 copies of a large one stay small."""
+        factor = None if self.factors is None else self.factors[name]
+        if raw[0].ndim == 0:
+            yield Piece(factor, raw)
+            return
+        rows = max(1, PIECE_ELEMENTS * raw[0].shape[0] // max(1, raw[0].numel()))
+        for start in range(0, raw[0].shape[0], rows):
+            inside = slice(start, start + rows)
+            yield Piece(factor if factor is None or factor.ndim == 0 else factor[inside], [t[inside] for t in raw])
 
     def gradient_norm(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw gradient in these coordinates."""
-        return root_sum(self.gradient(name, value).square() for name, value in raw.items())
+        return root_sum(piece.gradient(0).square() for name in raw for piece in self.pieces(name, raw[name]))
 
     def length(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw displacement in these coordinates."""
-        return root_sum(self.component(name, value).square() for name, value in raw.items())
+        return root_sum(piece.component(0).square() for name in raw for piece in self.pieces(name, raw[name]))
+
+    def from_gradient(self, name: str, raw: Tensor, scale: float) -> Tensor:
+        r"""The raw displacement :math:`d_j = c \|w_j\| G_j` along one parameter's gradient, in its precision."""
+        out = torch.empty_like(raw)
+        for piece, target in zip(self.pieces(name, raw), self.pieces(name, out), strict=True):
+            target.raw[0].copy_(piece.displacement(scale * piece.gradient(0)))
+        return out
+
+    def from_displacement(self, name: str, raw: Tensor, scale: float) -> Tensor:
+        """A raw displacement times a factor; what has no filter is set to rest in relative coordinates."""
+        out = torch.empty_like(raw)
+        for piece, target in zip(self.pieces(name, raw), self.pieces(name, out), strict=True):
+            target.raw[0].copy_(piece.displacement(scale * piece.component(0)))
+        return out
+
+
+class Piece(NamedTuple):
+    """Some rows of one parameter's tensors with their factor (None: 1); results are float64."""
+
+    factor: Tensor | None
+    raw: Sequence[Tensor]
+
+    def gradient(self, index: int) -> Tensor:
+        r"""A gradient in the coordinates: :math:`G_j = \|w_j\| g_j`."""
+        value = self.raw[index].double()
+        return value if self.factor is None else value * self.factor
+
+    def component(self, index: int) -> Tensor:
+        r"""A displacement in the coordinates: :math:`D_j = d_j / \|w_j\|`, 0 at rest."""
+        return self.as_component(self.raw[index].double())
+
+    def as_component(self, value: Tensor) -> Tensor:
+        """The components of a raw displacement of these rows."""
+        return value if self.factor is None else torch.where(self.factor > 0, value / self.factor, 0.0)
+
+    def displacement(self, component: Tensor) -> Tensor:
+        r"""The raw displacement :math:`d_j = \|w_j\| D_j`."""
+        return component if self.factor is None else component * self.factor
 
 
 def coordinates_named(name: str, model: nn.Module, parameters: Mapping[str, Tensor]) -> Coordinates:
@@ -65,7 +102,7 @@ def coordinates_named(name: str, model: nn.Module, parameters: Mapping[str, Tens
     if name != "relative":
         raise CallError(f"coordinates: expected 'raw' or 'relative', got {name!r}")
     transposed = _transposed_convolutions(model)
-    norms = {name: _filter_norms(value.double(), transposed.get(name, 0)) for name, value in parameters.items()}
+    norms = {name: _filter_norms(value, transposed.get(name, 0)) for name, value in parameters.items()}
     filters = sum(int((norm > 0).sum()) for norm in norms.values())
     if filters == 0:
         raise RefusedError("coordinates='relative': expected a nonzero weight of two or more dimensions, got none")
@@ -95,11 +132,11 @@ def _filter_norms(weight: Tensor, groups: int) -> Tensor:
     output units are (group, axis 1), so the weight is seen as (groups, inputs, outputs, ...).
     """
     if weight.ndim < 2:
-        return weight.new_zeros(())
+        return weight.new_zeros((), dtype=torch.float64)
     if groups == 0:
-        return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
+        return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True, dtype=torch.float64)
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    return torch.linalg.vector_norm(grouped, dim=(1, *range(3, grouped.ndim)), keepdim=True)
+    return torch.linalg.vector_norm(grouped, dim=(1, *range(3, grouped.ndim)), keepdim=True, dtype=torch.float64)
 
 
 def _as_factor(norms: Tensor, weight: Tensor, groups: int) -> Tensor:

@@ -7,9 +7,11 @@ What a forward pass itself may change is restored: random states, module attribu
 
 from __future__ import annotations
 
+import operator
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -44,13 +46,22 @@ def public_name(name: str) -> str:
 class RandomState:
     """The random states of CPU, CUDA, Python and NumPy, and of the generators that the modules keep."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._generators = list(_own_generators(model))
+    def __init__(self, model: nn.Module, generators: Sequence[Any] | None = None) -> None:
+        self._generators = list(_own_generators(model)) if generators is None else generators
         self._own = [_read(generator) for generator in self._generators]
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
         self._python = random.getstate()
         self._numpy = np.random.get_state()
+
+    def now(self, model: nn.Module) -> RandomState:
+        """The present state of the same generators, found without another search through the modules."""
+        return RandomState(model, self._generators)
+
+    def same_as(self, other: RandomState) -> bool:
+        """Whether no number was drawn between the two states."""
+        mine, theirs = ((s._cpu, s._cuda, s._python, s._numpy, s._own) for s in (self, other))
+        return _equal(mine, theirs)
 
     def install(self) -> None:
         """Make this state the current one."""
@@ -66,8 +77,12 @@ class RandomState:
 def _own_generators(model: nn.Module) -> Iterator[Any]:
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, torch.Generator | np.random.Generator | random.Random):
+            # by type first: isinstance against torch.Generator is slow, and most attributes are plain
+            if type(value) not in _PLAIN and isinstance(value, torch.Generator | np.random.Generator | random.Random):
                 yield value
+
+
+_PLAIN = frozenset({bool, int, float, str, tuple, dict, OrderedDict, set, list, type(None)})
 
 
 def _read(generator: Any) -> Any:
@@ -87,6 +102,19 @@ def _write(generator: Any, state: Any) -> None:
         generator.bit_generator.state = state
 
 
+def _equal(first: Any, second: Any) -> bool:
+    """Equality of nested states whose leaves may be tensors and arrays."""
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, np.ndarray):
+        return np.array_equal(first, second)
+    if isinstance(first, dict):
+        return all(_equal(value, second[key]) for key, value in first.items())
+    if isinstance(first, tuple | list):
+        return all(map(_equal, first, second))
+    return bool(first == second)
+
+
 #: Dictionaries of a module that hold its members; a forward pass may rebind entries of them.
 _MEMBERS = ("_parameters", "_buffers", "_modules")
 
@@ -98,30 +126,25 @@ def isolated(model: nn.Module, randomness: RandomState | None = None) -> Iterato
     ``randomness`` is installed on entering. Attributes (train/eval mode among them) are restored by identity:
     a tensor that a forward pass caches on a module is replaced by what was there before.
     """
-    before = RandomState(model)
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    members = [(vars(module)[name], dict(vars(module)[name])) for module, _ in attributes for name in _MEMBERS]
+    before = RandomState(model) if randomness is None else randomness.now(model)
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    members = [(now[name], dict(now[name])) for now, _ in attributes for name in _MEMBERS]
     try:
         if randomness is not None:
             randomness.install()
         with _uncompiled():
             yield
     finally:
-        for members_now, members_then in members:
-            _put_back(members_now, members_then)
-        for module, then in attributes:
-            _put_back(vars(module), then)
+        for now, then in members + attributes:
+            if not _same(now, then):
+                now.clear()
+                now.update(then)
         before.install()
 
 
-def _put_back(now: dict[str, Any], then: dict[str, Any]) -> None:
-    if list(now) != list(then):
-        now.clear()
-        now.update(then)
-        return
-    for key, value in then.items():
-        if now[key] is not value:
-            now[key] = value
+def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
+    """The same keys in the same order with the same objects; tensors are not compared by value."""
+    return now.keys() == then.keys() and all(map(operator.is_, now.values(), then.values()))
 
 
 @contextmanager

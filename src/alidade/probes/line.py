@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alidade.core.errors import CallError
 from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, Floats, LineProfile, Provenance
-from alidade.landscape.coordinates import Coordinates, coordinates_named, root_sum
+from alidade.landscape.coordinates import Coordinates, Piece, coordinates_named
 from alidade.landscape.objective import Objective, Tensors
 
 #: Relative error of a gradient's norm in units of the precision, ||g32 - g64|| / (eps ||g||). Measured along the
@@ -96,9 +96,7 @@ def line_profile(
         provenance=Provenance(
             objective.statistics, objective.dtype, objective.batch_size, coordinates=system.name, direction=named
         ),
-        slope=sum(_dot(line.along[name].double(), value.double()) for name, value in base.items())
-        if gradients
-        else float("nan"),
+        slope=line.slope() if gradients else float("nan"),
     )
 
 
@@ -114,25 +112,36 @@ class _Line:
     def point(self, eta: float) -> Tensors:
         return {name: value - eta * self.along[name] for name, value in self.start.items()}
 
+    def slope(self) -> float:
+        """<d, g(0)>, the same number in every coordinates."""
+        pieces = (p for name in self.base for p in Coordinates("raw").pieces(name, self.along[name], self.base[name]))
+        return sum(_dot(piece.raw[0].double(), piece.raw[1].double()) for piece in pieces)
+
     def inner_products(self, now: Tensors, moved: Tensors, eta: float) -> _InnerProducts:
-        """One pass over the parameters, so that float64 copies live one parameter at a time."""
-        parts: list[_InnerProducts] = []
-        for name, start in self.start.items():
-            first, second = self.system.gradient(name, self.base[name]), self.system.gradient(name, now[name])
-            step = self.system.component(name, self.along[name])
-            lost = (moved[name].double() - start.double()) + eta * self.along[name].double()
-            rounding, change = self.system.component(name, lost), first - second
-            parts.append(
-                _InnerProducts(
-                    change=_dot(change, change),
-                    first=_dot(first, first),
-                    second=_dot(second, second),
-                    both=_dot(first, second),
-                    along=_dot(step, change),
-                    rounding=_dot(rounding, rounding),
-                )
+        """One pass over the parameters, some rows at a time."""
+        parts = [
+            _piece_products(piece, eta)
+            for name in self.start
+            for piece in self.system.pieces(
+                name, self.start[name], moved[name], self.along[name], self.base[name], now[name]
             )
+        ]
         return _InnerProducts(*np.sum(parts, axis=0).tolist())
+
+
+def _piece_products(piece: Piece, eta: float) -> _InnerProducts:
+    start, moved, along = (tensor.double() for tensor in piece.raw[:3])
+    rounding = piece.as_component((moved - start) + eta * along)
+    step, first, second = piece.as_component(along), piece.gradient(3), piece.gradient(4)
+    change = first - second
+    return _InnerProducts(
+        change=_dot(change, change),
+        first=_dot(first, first),
+        second=_dot(second, second),
+        both=_dot(first, second),
+        along=_dot(step, change),
+        rounding=_dot(rounding, rounding),
+    )
 
 
 class _InnerProducts(NamedTuple):
@@ -145,7 +154,7 @@ class _InnerProducts(NamedTuple):
 
 
 def _dot(left: Tensor, right: Tensor) -> float:
-    return float((left * right).sum())
+    return float(torch.dot(left.reshape(-1), right.reshape(-1)))
 
 
 class _Point(NamedTuple):
@@ -205,34 +214,40 @@ def _base(objective: Objective, with_gradient: bool) -> tuple[float, Tensors]:
 def _direction(
     objective: Objective, system: Coordinates, direction: str | Mapping[str, Tensor] | None, base: Tensors, seed: int
 ) -> Tensors:
-    if direction is None and system.factors is None:
-        return base
-    if direction is None or direction == "random":
-        gradient = {name: system.gradient(name, value) for name, value in base.items()}
-        length = root_sum(value.square() for value in gradient.values())
-        parts = gradient if direction is None else _gaussian(gradient, seed, length)
-        along = {name: system.displacement(name, part).to(base[name].dtype) for name, part in parts.items()}
-    elif isinstance(direction, Mapping):
+    if isinstance(direction, Mapping):
         objective.check_direction(direction)
-        along = dict(direction)
-    else:
+        return _scaled(system, dict(direction))
+    if direction not in (None, "random"):
         raise CallError(f"direction: expected None, 'random' or a dict of tensors, got {direction!r}")
-    return along if system.factors is None else _root_mean_square_one(system, along)
+    length = system.gradient_norm(base)
+    if direction == "random":
+        return _gaussian(system, base, seed, length)
+    if system.factors is None:
+        return base
+    scale = system.filters**0.5 / length if length > 0 else 0.0
+    return {name: system.from_gradient(name, value, scale) for name, value in base.items()}
 
 
-def _gaussian(like: Tensors, seed: int, length: float) -> Tensors:
-    generator = torch.Generator().manual_seed(seed)
-    draws = {name: torch.randn(value.shape, generator=generator, dtype=torch.float64) for name, value in like.items()}
-    scale = length / root_sum(draw.square() for draw in draws.values())
-    return {name: (draw * scale).to(like[name].device) for name, draw in draws.items()}
-
-
-def _root_mean_square_one(system: Coordinates, along: Tensors) -> Tensors:
-    """Filters change by a root mean square of 1 in relative terms; parameters without a filter stay at rest."""
+def _scaled(system: Coordinates, along: Tensors) -> Tensors:
+    """In relative coordinates: filters change by a root mean square of 1, parameters without a filter rest."""
+    if system.factors is None:
+        return along
     length = system.length(along)
     scale = system.filters**0.5 / length if length > 0 else 0.0
-    resting = {name: system.displacement(name, system.component(name, value)) for name, value in along.items()}
-    return {name: (value * scale).to(along[name].dtype) for name, value in resting.items()}
+    return {name: system.from_displacement(name, value, scale) for name, value in along.items()}
+
+
+def _gaussian(system: Coordinates, base: Tensors, seed: int, length: float) -> Tensors:
+    """Normal numbers: raw as long as the gradient; relative the same relative change for every filter on average."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = {
+        name: torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+        for name, value in base.items()
+    }
+    if system.factors is None:
+        scale = length / system.length(draws)
+        return {name: draw.mul_(scale) for name, draw in draws.items()}
+    return _scaled(system, {name: system.from_gradient(name, draw, 1.0) for name, draw in draws.items()})
 
 
 def _precision(dtype: str) -> float:

@@ -12,7 +12,7 @@ import polars as pl
 
 from alidade.report.scales import Axis
 from alidade.report.theme import css
-from alidade.report.variants import Variant
+from alidade.report.variants import Drawn
 from alidade.report.words import number
 
 HEIGHT = 210
@@ -38,7 +38,7 @@ class Frame:
     id: str
     title: str
     subtitle: str  # the vertical axis in words, with its unit
-    variants: Sequence[Variant]
+    variants: Sequence[Drawn]
     x: Axis
     y: Axis
     x_title: str = STEP_TITLE
@@ -90,13 +90,13 @@ def _bare(channel: Any) -> Any:
     return {**channel, "legend": None} if isinstance(channel, dict) and "legend" in channel else channel
 
 
-def colour(variants: Sequence[Variant]) -> alt.Color:
+def colour(variants: Sequence[Drawn]) -> alt.Color:
     """The fixed colour of each variant, with its name in the legend of an export."""
     scale = alt.Scale(domain=[v.key for v in variants], range=[css(v.colour) for v in variants])
     return alt.Color("v:N", scale=scale, legend=alt.Legend(title=None, labelExpr=_names(variants)))
 
 
-def dash(variants: Sequence[Variant]) -> dict[str, alt.StrokeDash]:
+def dash(variants: Sequence[Drawn]) -> dict[str, alt.StrokeDash]:
     """Dashes tell variants of one norm apart; nothing where all are solid."""
     if len({v.dash for v in variants}) < 2:
         return {}
@@ -104,7 +104,7 @@ def dash(variants: Sequence[Variant]) -> dict[str, alt.StrokeDash]:
     return {"strokeDash": alt.StrokeDash("v:N", scale=scale, legend=alt.Legend(title=None, labelExpr=_names(variants)))}
 
 
-def _names(variants: Sequence[Variant]) -> str:
+def _names(variants: Sequence[Drawn]) -> str:
     return f"{json.dumps({v.key: v.label for v in variants}, ensure_ascii=False)}[datum.label]"
 
 
@@ -162,7 +162,7 @@ def _follow(frame: Frame, base: alt.Chart) -> list[alt.Chart]:
     return [rule, dots]
 
 
-def band(frame: Frame, rows: pl.DataFrame, base_line: pl.DataFrame, variant: Variant) -> list[alt.Chart]:
+def band(frame: Frame, rows: pl.DataFrame, base_line: pl.DataFrame, variant: Drawn) -> list[alt.Chart]:
     """A band between two mean edges, fainter out to the extreme seeds, and a line inside (v, x, m).
 
     ``rows`` holds x, bottom, low, high, top: the smallest and the mean lower edge, the mean and the largest upper.
@@ -198,20 +198,22 @@ def at_equal_loss(frame: Frame, probes: pl.DataFrame, bins: pl.DataFrame) -> lis
 
 
 def strips(frame: Frame, per_seed: pl.DataFrame, means: pl.DataFrame) -> list[alt.Chart]:
-    """One dot per seed and a bar at the mean, a column per variant."""
+    """One dot per seed, side by side, and a bar at the mean; a column per variant."""
     names = _names(frame.variants).replace("datum.label", "datum.value")
     order = [v.key for v in frame.variants]
-    axis = alt.Axis(title=None, labelExpr=f"split({names}, ' ')", labelAngle=0, labelPadding=8, labelLimit=90)
-    x = alt.X("v:N", sort=order, axis=axis, scale=alt.Scale(domain=order))
+    axis = alt.Axis(
+        title=None, labelExpr=f"split({names}, ' ')", labelAngle=0, labelPadding=8, labelLimit=90, labelFlush=False
+    )
+    x = alt.X("v:N", sort=order, axis=axis, scale=alt.Scale(domain=order, paddingInner=0.35, paddingOuter=0.2))
     tint = colour(frame.variants)
-    dots = alt.Chart(data(per_seed)).mark_point(size=46, opacity=0.55)
-    bar = alt.Chart(data(means)).mark_tick(thickness=3, size=34, orient="horizontal")
+    dots = alt.Chart(data(per_seed)).mark_point(size=40, opacity=0.75)
+    bar = alt.Chart(data(means)).mark_tick(thickness=2.5, orient="horizontal", bandSize=34, opacity=1)
     return [
+        bar.encode(x=x, y=y_of(frame, "m:Q"), color=tint),
         dots.encode(
-            x=x, y=y_of(frame, "y:Q"), color=tint,
+            x=x, y=y_of(frame, "y:Q"), color=tint, xOffset=alt.XOffset("seed:O"),
             tooltip=[alt.Tooltip("seed:Q", title="seed"), alt.Tooltip("y:Q", title=frame.title, format=".3~g")],
         ),
-        bar.encode(x=x, y=y_of(frame, "m:Q"), color=tint),
     ]  # fmt: skip
 
 
@@ -242,7 +244,7 @@ class Numbers:
     """What a panel or a figure says in numbers: one per variant, with its spread over seeds."""
 
     about: str
-    entries: tuple[tuple[Variant, str, str], ...]  # variant, number, spread ("" for one seed)
+    entries: tuple[tuple[Drawn, str, str], ...]  # variant, number, spread ("" for one seed)
 
     @property
     def text(self) -> str:
@@ -253,7 +255,7 @@ class Numbers:
         return f"{self.about}: {'; '.join(parts)}."
 
 
-def numbers(variants: Sequence[Variant], rows: pl.DataFrame, about: str, percent: bool = False) -> Numbers:
+def numbers(variants: Sequence[Drawn], rows: pl.DataFrame, about: str, percent: bool = False) -> Numbers:
     """Each variant's mean and extremes; ``rows`` holds v, m, lo, hi, one row per variant."""
 
     def write(value: float) -> str:

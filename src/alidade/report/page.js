@@ -23,15 +23,13 @@
     const play = figure.querySelector(".play");
     const shown = figure.querySelector("output b");
     const charts = [...figure.querySelectorAll("[data-panel]")].map((e) => views.get(e.dataset.panel));
-    const rows = [...figure.querySelectorAll("[data-variant]")];
+    const values = [...figure.querySelectorAll("[data-variant]")];
     const show = () => {
       const index = Number(input.value);
       shown.textContent = steps[index];
       input.setAttribute("aria-valuetext", `step ${steps[index]}`);
       input.style.setProperty("--at", `${(100 * index) / Math.max(1, steps.length - 1)}%`);
-      for (const row of rows) {
-        cells[row.dataset.variant][index].forEach((text, i) => { row.querySelectorAll("td")[i].textContent = text; });
-      }
+      for (const value of values) value.textContent = cells[value.dataset.variant][index];
       return Promise.all(charts.map((view) => view.signal(signal, steps[index]).runAsync()));
     };
     let timer = 0;

@@ -31,7 +31,7 @@ def stepper(readings: Readings) -> Figure | None:
     start = min(steps, key=lambda step: abs(step - steps[-1] / 4))
     base = over_seeds(readings.ok("loss").filter(pl.col("eta") == 0), geometric=True).rename({"x": "s"})
     base = base.filter(pl.col("s").is_in(steps)).select("v", "s", "m")
-    x = _sizes(loss)
+    readout, x = _readout(readings, loss, base, steps, start), _sizes(loss)
     panels = [_view(readings, "profile-loss", "Loss after the step", "nat, log scale; dashes: where it stands", loss, base, x, start)]
     if not distance.is_empty():
         unit = "nat per unit of weight, log scale"
@@ -40,7 +40,7 @@ def stepper(readings: Readings) -> Figure | None:
         id="stepper",
         title="Stand at a step and look along the gradient",
         rows=((_overview(readings, start),), tuple(panels)) if readings.has("train_loss") else (tuple(panels),),
-        lead=_describe(readings, loss, base, start),
+        lead=_describe(readings, readout),
         how_to_read=(
             "Move the slider, or press play, to choose a training step. The left view shows the loss that a gradient "
             "step of size η would lead to; a curve that dips below its dashed line is a step that helps, one that "
@@ -49,7 +49,7 @@ def stepper(readings: Readings) -> Figure | None:
         ),
         note=note(readings, "loss", None),
         variants=readings.variants,
-        stepper=_readout(readings, loss, base, distance, steps, start),
+        stepper=readout,
     )
 
 
@@ -74,7 +74,8 @@ def _view(
     x: Axis,
     start: int,
 ) -> Panel:
-    values = [*rows["lo"], *rows["hi"], *(base["m"] if base is not None else [])]
+    tints = [rows["lo"].quantile(0.02), rows["hi"].quantile(0.98)]  # single outlying seeds may leave the frame
+    values = [*rows["m"], *tints, *(base["m"] if base is not None else [])]
     frame = Frame(id_, title, subtitle, readings.variants, x, log_axis(values), SIZE_TITLE, height=260)
     here = f"datum.s == {SIGNAL}"
     chosen = alt.Chart(data(rows)).transform_filter(here)
@@ -113,47 +114,33 @@ def _overview(readings: Readings, start: int) -> Panel:
 
 
 def _readout(
-    readings: Readings,
-    loss: pl.DataFrame,
-    base: pl.DataFrame,
-    distance: pl.DataFrame,
-    steps: Sequence[int],
-    start: int,
+    readings: Readings, loss: pl.DataFrame, base: pl.DataFrame, steps: Sequence[int], start: int
 ) -> dict[str, Any]:
-    """What stands beside the slider at each step: per variant the loss, the loss one step on, the gradient distance."""
+    """What stands beside the slider at each step: per variant the loss here, and after one step of the learning rate."""
     before = {(row["v"], row["s"]): row["m"] for row in base.to_dicts()}
-    after, far = _at_learning_rate(readings, loss), _at_learning_rate(readings, distance)
+    after = _at_learning_rate(readings, loss)
     cells = {
-        variant.key: [
-            [_text(table.get((variant.key, step))) for table in (before, after, far)]
-            for step in steps
-        ]
+        variant.key: [_change(before.get((variant.key, step)), after.get((variant.key, step))) for step in steps]
         for variant in readings.variants
-    }  # fmt: skip
+    }
     return {"steps": list(steps), "start": steps.index(start), "cells": cells, "signal": SIGNAL}
 
 
+def _change(before: float | None, after: float | None) -> str:
+    return " → ".join("–" if value is None else number(value) for value in (before, after))
+
+
 def _at_learning_rate(readings: Readings, rows: pl.DataFrame) -> dict[tuple[str, int], float]:
-    """The mean at the measured step size nearest to the learning rate, by variant and step."""
+    """The mean at the step size that equals the learning rate, by variant and step."""
     found: dict[tuple[str, int], float] = {}
     for variant in readings.variants:
-        rate = variant.learning_rate
-        own = rows.filter((pl.col("v") == variant.key) & ((pl.col("x") / rate - 1).abs() < 1e-6))
+        near = (pl.col("x") / variant.learning_rate - 1).abs() < 1e-6
+        own = rows.filter((pl.col("v") == variant.key) & near)
         found |= {(row["v"], row["s"]): row["m"] for row in own.to_dicts()}
     return found
 
 
-def _text(value: float | None) -> str:
-    return "–" if value is None else number(value)
-
-
-def _describe(readings: Readings, loss: pl.DataFrame, base: pl.DataFrame, start: int) -> Numbers:
-    """The slider's first position in words."""
-    after = _at_learning_rate(readings, loss)
-    before = {(row["v"], row["s"]): row["m"] for row in base.to_dicts()}
-    entries = tuple(
-        (variant, f"{number(before[key])} → {number(after[key])}", "")
-        for variant in readings.variants
-        if (key := (variant.key, start)) in before and key in after
-    )
-    return Numbers(f"Loss before and after a step as long as the learning rate, at training step {start} (nat)", entries)
+def _describe(readings: Readings, readout: dict[str, Any]) -> Numbers:
+    """The slider's first position in words; the page keeps the numbers up to date."""
+    entries = tuple((variant, readout["cells"][variant.key][readout["start"]], "") for variant in readings.variants)
+    return Numbers("Loss here → after one step of η = learning rate (nat)", entries)

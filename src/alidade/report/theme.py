@@ -30,10 +30,10 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 
 #: Normalization layers whose colour and name are fixed; others take the extra colours in alphabetical order.
-NORMS: dict[str, tuple[str, str, str]] = {
-    "none": ("norm-none", "No norm", "without a norm"),
-    "batch": ("norm-batch", "BatchNorm", "with BatchNorm"),
-    "noisy": ("norm-noisy", "Noisy BatchNorm", "with noisy BatchNorm"),
+NORMS: dict[str, tuple[str, str]] = {
+    "none": ("norm-none", "No norm"),
+    "batch": ("norm-batch", "BatchNorm"),
+    "noisy": ("norm-noisy", "Noisy BatchNorm"),
 }
 EXTRA_COLOURS = ("norm-extra-1", "norm-extra-2", "norm-extra-3")
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (5, 3), (2, 2), (7, 2, 2, 2))
@@ -79,9 +79,9 @@ def config(legend: bool) -> dict[str, Any]:
         "axis": {
             **text,
             "titleFontWeight": "normal", "labelFontWeight": "normal", "domain": False, "ticks": False,
-            "gridColor": css("grid"), "gridWidth": 1, "labelPadding": 5, "titlePadding": 7, "labelFlush": True,
+            "gridColor": css("grid"), "gridWidth": 1, "labelPadding": 5, "titlePadding": 7,
         },
-        "axisX": {"grid": False, "domain": True, "domainColor": css("rule"), "titleAlign": "right"},
+        "axisX": {"labelFlush": True, "grid": False, "domain": True, "domainColor": css("rule"), "titleAlign": "right"},
         "title": {
             "anchor": "start", "frame": "bounds", "offset": 11, "fontSize": 13.5, "fontWeight": 600,
             "color": css("ink"), "subtitleColor": css("ink-soft"), "subtitleFontSize": 11.5, "subtitlePadding": 4,

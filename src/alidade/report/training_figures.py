@@ -79,17 +79,17 @@ def noisy(readings: Readings) -> Figure | None:
     if not any(variant.norm == "noisy" for variant in readings.variants):
         return None
     candidates = [
-        _strip(readings, "noisy-loss", "Training loss at the end", "nat, log scale", _end(readings, "train_loss")),
+        _strip(readings, "noisy-loss", "Training loss at the end", "nat, log", _end(readings, "train_loss")),
         _strip(
             readings, "noisy-accuracy", "Training accuracy at the end", "fraction of right answers",
             _end(readings, "train_accuracy"), percent=True,
         ),
         _strip(
-            readings, "noisy-band", "Width of the loss band", "nat, mean over training, log scale",
+            readings, "noisy-band", "Width of the loss band", "nat, mean over training, log",
             _late(readings, readings.reduced("loss", "width")),
         ),
         _strip(
-            readings, "noisy-smoothness", "Effective smoothness", "nat per squared unit of weight, log scale",
+            readings, "noisy-smoothness", "Effective smoothness", "nat/w², mean over training, log",
             _late(readings, readings.reduced("effective_smoothness", "max")),
         ),
     ]  # fmt: skip
@@ -100,7 +100,7 @@ def noisy(readings: Readings) -> Figure | None:
     return Figure(
         id="noisy",
         title="A norm whose activations jump at every step",
-        rows=(tuple(panels[:2]), tuple(panels[2:])) if len(panels) == 4 else (tuple(panels),),
+        rows=(tuple(panels),),
         lead=numbers(readings.variants, accuracy, "Training accuracy over the last tenth of the steps", percent=True),
         how_to_read=(
             "Noisy BatchNorm adds fresh random shifts and scales after every normalization, so its activations are "

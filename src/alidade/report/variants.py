@@ -28,15 +28,20 @@ _HIDDEN = ("seed", "model.norm", "data.fingerprint")
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Runs that share everything but the seed; one colour and one name on every chart."""
+class Drawn:
+    """What has one colour and one name on every chart."""
 
     key: str  # short, for the data of a chart
     label: str  # for a legend: "BatchNorm, lr 0.5"
-    phrase: str  # for a sentence: "with BatchNorm at lr 0.5"
-    norm: str
     colour: str  # a name in theme.COLOURS
     dash: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Variant(Drawn):
+    """Runs that share everything but the seed."""
+
+    norm: str
     learning_rate: float
     spec: RunSpec  # of the first seed
     runs: tuple[str, ...]
@@ -57,13 +62,12 @@ def variants(specs: Mapping[str, RunSpec]) -> tuple[Variant, ...]:
     result = []
     for index, identity in enumerate(ordered):
         spec, difference = first[identity], names[identity]
-        colour, label, phrase = _norm_words(spec.model.norm, extras)
+        colour, label = _norm_words(spec.model.norm, extras)
         members = sorted(groups[identity], key=lambda m: m[0])
         result.append(
             Variant(
                 key=f"v{index}",
                 label=f"{label}, {difference}" if difference else label,
-                phrase=f"{phrase} ({difference})" if difference else phrase,
                 norm=spec.model.norm,
                 colour=colour,
                 dash=dashes[difference],
@@ -76,10 +80,10 @@ def variants(specs: Mapping[str, RunSpec]) -> tuple[Variant, ...]:
     return tuple(result)
 
 
-def _norm_words(norm: str, extras: Sequence[str]) -> tuple[str, str, str]:
+def _norm_words(norm: str, extras: Sequence[str]) -> tuple[str, str]:
     if norm in NORMS:
         return NORMS[norm]
-    return EXTRA_COLOURS[extras.index(norm) % len(EXTRA_COLOURS)], norm, f"with {norm}"
+    return EXTRA_COLOURS[extras.index(norm) % len(EXTRA_COLOURS)], norm
 
 
 def _rank(norm: str) -> tuple[int, str]:

@@ -62,7 +62,7 @@ def verdict_groups(verdicts: Sequence[Verdict]) -> list[Group]:
     return result
 
 
-def _line(verdict: Verdict, reach: float) -> Line:
+def _line(verdict: Verdict, reach: tuple[float, float]) -> Line:
     ratio = is_ratio(verdict)
 
     def write(value: float) -> str:
@@ -87,27 +87,33 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
 
 
-def _reach(verdicts: Sequence[Verdict]) -> float:
-    """The largest distance from the threshold, in logs, that any ratio's interval reaches."""
-    distances = [
-        abs(log(value / verdict.threshold))
+def _reach(verdicts: Sequence[Verdict]) -> tuple[float, float]:
+    """How far below and above the threshold, in logs, the ratios and their intervals reach together."""
+    offsets = [
+        offset
         for verdict in verdicts
-        if is_ratio(verdict) and verdict.threshold > 0
+        if is_ratio(verdict)
         for value in (verdict.estimate, *(verdict.interval or ()))
-        if value is not None and value > 0 and isfinite(value)
+        if (offset := _offset(verdict, value)) is not None and isfinite(offset)
     ]
-    return min(max(distances, default=1.0), log(WIDEST)) or 1.0
+    return _widened(offsets)
 
 
-def _glyph(verdict: Verdict, reach: float) -> Glyph | None:
+def _widened(offsets: Sequence[float]) -> tuple[float, float]:
+    low, high = min(0.0, *offsets, 0.0), max(0.0, *offsets, 0.0)
+    margin = 0.12 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _glyph(verdict: Verdict, reach: tuple[float, float]) -> Glyph | None:
     if verdict.estimate is None or not isfinite(verdict.estimate):
         return None
     low, high = verdict.interval or (None, None)
     offsets = [_offset(verdict, value) for value in (verdict.estimate, low, high)]
     if not is_ratio(verdict):
-        reach = 1.25 * max(abs(offset) for offset in offsets if offset is not None)
-    estimate, left, right = (_place(offset, reach) for offset in offsets)
-    return None if estimate is None else Glyph(50.0, estimate, left, right)
+        reach = _widened([offset for offset in offsets if offset is not None])
+    estimate, left, right, threshold = (_place(offset, reach) for offset in (*offsets, 0.0))
+    return None if estimate is None or threshold is None else Glyph(threshold, estimate, left, right)
 
 
 def _offset(verdict: Verdict, value: float | None) -> float | None:
@@ -116,9 +122,11 @@ def _offset(verdict: Verdict, value: float | None) -> float | None:
         return None
     if not is_ratio(verdict):
         return value - verdict.threshold
-    return log(value / verdict.threshold) if value > 0 else -log(WIDEST)
+    widest = log(WIDEST)
+    return max(-widest, min(widest, log(value / verdict.threshold))) if value > 0 else -widest
 
 
-def _place(offset: float | None, reach: float) -> float | None:
-    """Percent of the glyph's width, the threshold in the middle."""
-    return None if offset is None else round(50 + 48 * max(-1.0, min(1.0, offset / (reach or 1.0))), 2)
+def _place(offset: float | None, reach: tuple[float, float]) -> float | None:
+    """Percent of the glyph's width."""
+    low, high = reach
+    return None if offset is None else round(100 * (max(low, min(high, offset)) - low) / (high - low), 2)

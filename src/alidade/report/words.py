@@ -23,6 +23,7 @@ def number(value: float, digits: int = 3) -> str:
         rounded = round(value, digits - 1 - exponent)
         text = f"{rounded:.{max(0, digits - 1 - exponent)}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
+        text = f"{int(text):,}".replace(",", "\u202f") if exponent >= 4 else text  # a narrow space between thousands
     else:
         text = f"{value / 10**exponent:.{digits - 1}f} × {power_of_ten(exponent)}"
     return text.replace("-", "−")

@@ -16,7 +16,7 @@ from alidade.theory.invariance import (
 )
 from alidade.theory.layers import LipschitzTerms, layer_theorem_4_1_terms, theorem_4_1_terms
 from alidade.theory.minimax import equation_58, largest_weight_form, theorem_c1
-from alidade.theory.normalization import batch_norm, lp_norm, project
+from alidade.theory.normalization import Moments, batch_norm, lp_norm, moments, project
 from alidade.theory.weights import (
     equation_17,
     largest_weight_gradient,
@@ -35,6 +35,7 @@ __all__ = [
     "Form",
     "Kind",
     "LipschitzTerms",
+    "Moments",
     "StatementCheck",
     "batch_norm",
     "block_hessian",
@@ -51,6 +52,7 @@ __all__ = [
     "lemma_4_5_per_unit",
     "lp_jacobian",
     "lp_norm",
+    "moments",
     "observation_4_3",
     "project",
     "scale_invariance_gradient",

@@ -31,13 +31,13 @@ class StatementCheck:
     statement: str
     form: Form
     kind: Kind
-    hypotheses: str
     instances: int
     violations: int  # instances broken by more than bounds.TOLERANCE
     max_relative_error: float | None  # identities: largest abs(lhs - rhs) / scale; None for bounds
     min_slack: float | None  # bounds: smallest (rhs - lhs) / scale; None for identities
     verdict: Literal["holds", "fails"]
-    ratio: np.ndarray = field(repr=False)  # lhs / rhs of the instances where rhs is not 0, float64
+    hypotheses: str
+    ratio: np.ndarray = field(repr=False)  # lhs / rhs, float64, of the instances where that is a finite number
 
     def to_json(self) -> dict[str, str | int | float | None]:
         """The row without its distribution, ready for `json.dumps`; a number that does not apply is None."""
@@ -139,18 +139,19 @@ def _summarize(row: Row, bounds: list[Bound]) -> StatementCheck:
     slack = torch.cat([bound.relative_slack for bound in bounds])
     violations = sum(int(bound.violated.sum()) for bound in bounds)
     lhs, rhs = (torch.cat([getattr(bound, side) for bound in bounds]).numpy() for side in ("lhs", "rhs"))
-    ratio = lhs[rhs != 0] / rhs[rhs != 0]
+    with np.errstate(all="ignore"):
+        ratio = lhs / rhs
     return StatementCheck(
         statement=row.statement,
         form=row.form,
         kind=kind,
-        hypotheses=row.hypotheses,
         instances=len(slack),
         violations=violations,
         max_relative_error=slack.abs().max().item() if kind == "identity" else None,
         min_slack=slack.min().item() if kind == "bound" else None,
         verdict="fails" if violations else "holds",
-        ratio=ratio,
+        hypotheses=row.hypotheses,
+        ratio=ratio[np.isfinite(ratio)],
     )
 
 

@@ -45,6 +45,12 @@ def moments(y: Tensor, eps: Epsilon = 0.0) -> Moments:
 
     Returns:
         Moments of each row.
+
+    Example:
+        >>> import torch
+        >>> at = moments(torch.tensor([[1.0, 5.0, 1.0, 5.0]]), eps=12.0)
+        >>> at.mean.item(), at.s.item(), at.yhat.tolist(), at.fullness.item()
+        (3.0, 4.0, [[-0.5, 0.5, -0.5, 0.5]], 0.25)
     """
     mean = y.mean(dim=1, keepdim=True)
     variance = (y - mean).square().mean(dim=1, keepdim=True) + as_column(eps, y)
@@ -97,6 +103,11 @@ def lp_scale(y: Tensor, p: float) -> Tensor:
 
     Raises:
         CallError: p is another number.
+
+    Example:
+        >>> import torch
+        >>> [lp_scale(torch.tensor([[1.0, -7.0]]), p).item() for p in (1, 2, float("inf"))]
+        [4.0, 5.0, 7.0]
     """
     if p == 1:
         return y.abs().mean(dim=1, keepdim=True)
@@ -121,6 +132,12 @@ def lp_norm(y: Tensor, gamma: Tensor, beta: Tensor, p: float) -> Tensor:
 
     Raises:
         CallError: A shape is wrong, or p is another number.
+
+    Example:
+        >>> import torch
+        >>> y, one = torch.tensor([[1.0, 2.0, 6.0]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        >>> lp_norm(y, one, 0 * one, float("inf"))
+        tensor([[-0.3333, -0.1667,  0.5000]], dtype=torch.float64)
     """
     check_batch(y)
     check_gamma(gamma, len(y))
@@ -136,6 +153,12 @@ def project(v: Tensor, at: Moments) -> Tensor:
 
     Returns:
         Q v, (instances, m).
+
+    Example:
+        >>> import torch
+        >>> y, v = torch.tensor([[-1.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, 6.0]])
+        >>> project(v, moments(y)).round(decimals=3)
+        tensor([[ 1., -2.,  1.]])
     """
     return v - v.mean(dim=1, keepdim=True) - at.yhat * dot(v, at.yhat)[:, None] / at.m
 

@@ -34,6 +34,11 @@ def largest_weight_gradient(v: Tensor, radius: float) -> Tensor:
 
     Raises:
         CallError: The radius is not positive.
+
+    Example:
+        >>> import torch
+        >>> largest_weight_gradient(torch.tensor([[3.0, 4.0]], dtype=torch.float64), radius=2.0).item()
+        100.0
     """
     if not radius > 0:
         raise CallError(f"radius: expected a number above 0; got {radius}. It is the lambda of norm(X) <= lambda.")
@@ -153,7 +158,8 @@ def theorem_4_4_literal(worst_after: Tensor, worst_before: Tensor, y: Tensor, ga
 
     which grants the statement everything: both powers of G, an upper bound in place of G, and none of the terms that
     are subtracted. Shrinking X along w alone keeps norm(X) <= lambda, leaves z and g as they are, and multiplies u
-    by 1/t as t -> 0. Hypotheses: sigma > 0, m > 2. Source: Theorem 4.4. Status: fails for every network.
+    by 1/t as t -> 0. Hypotheses: sigma > 0, m > 2. Source: Theorem 4.4. Status: fails once t is small enough, unless
+    P g is orthogonal to all inputs.
 
     Args:
         worst_after: norm(grad_w Lhat)^2 at several X of norm at most lambda, measured, (instances, inputs).

@@ -1,0 +1,234 @@
+"""``alidade.plot``: a chart of anything measured, shown in a notebook or saved as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alidade.core.errors import CallError, WorkError
+from alidade.report import theme
+from alidade.report.charts import Panel, without_legend
+
+if TYPE_CHECKING:
+    from alidade.report.figure import Figure
+
+VEGA_LITE = "6.4"
+_WIDTH = 300
+_WHAT = "a LineProfile, a Study, a table as alidade.load gives it, or a list of Verdicts"
+
+
+class Chart:
+    """A chart: shows itself in a notebook, and saves itself.
+
+    ``spec`` is its Vega-Lite specification with every colour resolved for white paper.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        complete = {**spec, "background": theme.css("paper"), "config": theme.config(legend=True)}
+        self.spec: dict[str, Any] = json.loads(theme.resolve(json.dumps(complete)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the chart as .svg, .png, .pdf or .html (one file that needs no network).
+
+        Raises:
+            CallError: another extension.
+            WorkError: the file cannot be written.
+        """
+        target = Path(path)
+        if target.suffix.lower() not in _FORMATS:
+            raise CallError(f"save: expected a name that ends in {', '.join(_FORMATS)}, got {target.name!r}")
+        content = _FORMATS[target.suffix.lower()](self.spec)
+        try:
+            target.write_bytes(content)
+        except OSError as error:
+            raise WorkError(f"{target}: expected a file that can be written, got: {error.strerror}") from error
+        return target
+
+    def _repr_html_(self) -> str:
+        return _svg(self.spec).decode()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {
+            "application/vnd.vegalite.v6+json": self.spec,
+            "image/svg+xml": _svg(self.spec).decode(),
+            "text/plain": "<alidade chart>",
+        }
+
+
+def plot(thing: Any, figure: str | None = None) -> Chart:
+    """A chart of ``thing``: a line profile, a study, a table of measurements, or verdicts.
+
+    Args:
+        thing: a LineProfile, a Study, a table as ``alidade.load`` gives it, or a list of Verdicts.
+        figure: which figure of a study; None draws all of them.
+
+    Raises:
+        CallError: something else, or an unknown or missing figure; the message lists what can be drawn.
+    """
+    draw = _drawer(thing)
+    if draw is None:
+        raise CallError(f"plot: expected {_WHAT}, got {type(thing).__name__}")
+    if figure is None:
+        return Chart(draw(thing))
+    if draw is not _study:
+        raise CallError(f"plot: figure={figure!r} chooses among the figures of a Study, got {type(thing).__name__}")
+    return Chart(_one_figure(thing, figure))
+
+
+def _drawer(thing: Any) -> Callable[[Any], dict[str, Any]] | None:
+    """How to draw it. Decided by class, loading only what is needed."""
+    import polars as pl
+
+    from alidade.claims.claim import Verdict
+    from alidade.core.records import COLUMNS, LineProfile
+    from alidade.store import Study
+
+    if isinstance(thing, LineProfile):
+        return _profile
+    if isinstance(thing, Study):
+        return _study
+    if isinstance(thing, pl.DataFrame) and set(COLUMNS) <= set(thing.columns):
+        return _table
+    if isinstance(thing, list | tuple) and thing and all(isinstance(item, Verdict) for item in thing):
+        return _verdicts
+    return None
+
+
+def _profile(profile: Any) -> dict[str, Any]:
+    from alidade.report.pictures import profile_panels
+
+    return composed([profile_panels(profile)])
+
+
+def _table(frame: Any) -> dict[str, Any]:
+    from alidade.report.pictures import table_panels
+
+    panels = table_panels(frame)
+    if not panels:
+        raise CallError("plot: expected a table with at least one number of status 'ok', got none")
+    return composed([panels[i : i + 3] for i in range(0, len(panels), 3)])
+
+
+def _verdicts(verdicts: Any) -> dict[str, Any]:
+    from alidade.report.pictures import verdict_panels
+
+    return composed([[panel] for panel in verdict_panels(verdicts)], width=420)
+
+
+def _study(study: Any) -> dict[str, Any]:
+    from alidade.report.figures import figures
+
+    still = [figure for figure in figures(study) if figure.stepper is None]  # the slider lives on the page
+    if not still:
+        raise CallError("plot: expected a study with measurements, got none")
+    return _composed_figures(still)
+
+
+def _one_figure(study: Any, name: str) -> dict[str, Any]:
+    from alidade.report.figures import FIGURES
+    from alidade.report.series import Readings
+
+    known = [known for known in FIGURES if known != "stepper"]
+    if name not in known:
+        raise CallError(f"plot: expected figure to be one of {', '.join(known)}, got {name!r}")
+    drawn = FIGURES[name](Readings(study))
+    if drawn is None:
+        raise CallError(f"plot: the study holds no measurements for the figure {name!r}")
+    return _composed_figures([drawn])
+
+
+def _composed_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
+    """Figures below each other, in one flat list of rows: PDF allows only so many nested groups."""
+    parts = [(figure, composed(figure.rows)) for figure in drawn]
+    rows = []
+    for figure, part in parts:
+        title = {"text": figure.title, "subtitle": figure.note, "fontSize": 17, "offset": 20}
+        first, *others = part["vconcat"]
+        rows += [{**first, "title": title}, *others]
+    datasets = {name: values for _, part in parts for name, values in part["datasets"].items()}
+    return {"vconcat": rows, "resolve": _APART, "datasets": datasets, "spacing": 40}
+
+
+def composed(rows: Sequence[Sequence[Panel]], width: int = _WIDTH) -> dict[str, Any]:
+    """Rows of panels as one Vega-Lite chart, with one legend: that of the first panel that has one."""
+    legend_drawn = False
+    lines = []
+    for row in rows:
+        views = []
+        for panel in row:
+            view = _view(panel, width)
+            if legend_drawn:
+                view = without_legend(view)
+            legend_drawn = legend_drawn or _has_legend(panel.spec)
+            views.append(view)
+        lines.append({"hconcat": views, "resolve": _APART})
+    return {"vconcat": lines, "resolve": _APART, "datasets": _datasets([panel for row in rows for panel in row])}
+
+
+_APART = {"scale": {"color": "independent", "strokeDash": "independent"}}
+
+
+def _view(panel: Panel, width: int) -> dict[str, Any]:
+    """A panel as part of a larger chart: its data go by names that no other panel uses."""
+    view = {name: value for name, value in panel.spec.items() if name != "datasets"}
+    layers = [{**layer, **_renamed(layer, panel.id)} for layer in view["layer"]]
+    return {**view, **_renamed(view, panel.id), "layer": layers, "width": width}
+
+
+def _renamed(part: Mapping[str, Any], panel: str) -> dict[str, Any]:
+    if "name" not in part.get("data", {}):
+        return {}
+    return {"data": {**part["data"], "name": f"{panel}-{part['data']['name']}"}}
+
+
+def _datasets(panels: Sequence[Panel]) -> dict[str, Any]:
+    return {f"{panel.id}-{name}": values for panel in panels for name, values in panel.spec["datasets"].items()}
+
+
+def _has_legend(spec: Mapping[str, Any]) -> bool:
+    return any(channel.get("legend") for layer in spec["layer"] for channel in layer.get("encoding", {}).values())
+
+
+def _still(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The same chart without what follows a pointer: for pictures."""
+    parts = dict(spec)
+    for name in ("vconcat", "hconcat", "layer"):
+        if name in parts:
+            parts[name] = [_still(part) for part in parts[name] if not (name == "layer" and _follows(part))]
+    return parts
+
+
+def _follows(layer: Mapping[str, Any]) -> bool:
+    filters = [step.get("filter") for step in layer.get("transform", [])]
+    return "params" in layer or any(isinstance(test, dict) and "param" in test for test in filters)
+
+
+def _svg(spec: Mapping[str, Any]) -> bytes:
+    import vl_convert
+
+    text: str = vl_convert.vegalite_to_svg(_still(spec), vl_version=VEGA_LITE)
+    return text.encode()
+
+
+def _png(spec: Mapping[str, Any]) -> bytes:
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_png(_still(spec), vl_version=VEGA_LITE, scale=2))
+
+
+def _pdf(spec: Mapping[str, Any]) -> bytes:
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_pdf(_still(spec), vl_version=VEGA_LITE))
+
+
+def _html(spec: Mapping[str, Any]) -> bytes:
+    import vl_convert
+
+    text: str = vl_convert.vegalite_to_html(spec, vl_version=VEGA_LITE, bundle=True)
+    return text.encode()
+
+
+_FORMATS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {".svg": _svg, ".html": _html, ".png": _png, ".pdf": _pdf}

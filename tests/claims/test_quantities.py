@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import random
+
+import polars as pl
+import pytest
+from tests.reference import statistics as naive
+
+from alidade.claims.quantities import (
+    PAPER_FACTORS,
+    RELATIVE_STEPS,
+    BandSeries,
+    after_warm_up,
+    paper_step_sizes,
+)
+
+STATUS = ["ok"] * 8 + ["below_resolution", "non_finite", "failed: it raised"]
+
+
+def _rows(learning_rate: float) -> list[dict[str, object]]:
+    """Line profiles at two lists of step sizes, with holes and numbers that are not ok."""
+    how = random.Random(0)
+    sizes = [0.0, learning_rate / 100, learning_rate / 10, *paper_step_sizes(learning_rate)]
+    return [
+        {
+            "step": step,
+            "quantity": quantity,
+            "step_size": size,
+            "value": how.uniform(0, 5),
+            "status": how.choice(STATUS),
+        }
+        for step in range(0, 200, 2)
+        for quantity in ("loss", "gradient_distance")
+        for size in sizes
+        if how.random() > 0.02
+    ]
+
+
+@pytest.mark.parametrize("reduce", ["width", "max"])
+@pytest.mark.parametrize("quantity", ["loss", "gradient_distance"])
+@pytest.mark.parametrize("learning_rate", [0.1, 0.5, 0.3, 1 / 3, 7e-5])
+def test_a_band_is_its_definition(quantity: str, reduce: str, learning_rate: float) -> None:
+    rows = _rows(learning_rate)
+    sizes = paper_step_sizes(learning_rate)
+    expected = naive.band(rows, quantity, reduce, sizes)
+    found = BandSeries(quantity, reduce).of(pl.DataFrame(rows), sizes)  # type: ignore[arg-type]
+    assert found == expected
+    assert list(found) == sorted(found)
+    assert 20 < len(found) < 90  # there were whole ones and broken ones
+
+
+def test_a_point_that_two_probes_list_counts_once() -> None:
+    rows = [row | {"status": "ok"} for row in _rows(0.1)]
+    once = BandSeries("loss", "width").of(pl.DataFrame(rows), paper_step_sizes(0.1))
+    assert BandSeries("loss", "width").of(pl.DataFrame(rows + rows), paper_step_sizes(0.1)) == once
+
+
+def test_a_probe_that_failed_has_no_band() -> None:
+    rows = [{"step": 0, "quantity": "line_profile", "step_size": None, "value": float("nan"), "status": "failed: x"}]
+    schema = {"step": int, "quantity": str, "step_size": float, "value": float, "status": str}
+    assert BandSeries("loss", "max").of(pl.DataFrame(rows, schema=schema), (0.1,)) == {}
+
+
+def test_the_lists_are_those_of_the_contract() -> None:
+    assert PAPER_FACTORS == (0.5, 1.0, 2.0, 4.0)
+    assert RELATIVE_STEPS == (0.01, 0.03, 0.1, 0.3)
+
+
+def test_the_first_tenth_is_left_out() -> None:
+    assert after_warm_up(dict.fromkeys(range(0, 121, 4), 1.0), 120) == dict.fromkeys(range(12, 121, 4), 1.0)

@@ -1,0 +1,93 @@
+"""The networks that the paper trains."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from alidade.core.errors import CallError
+from alidade.nn import NoisyBatchNorm, UnitNoise, norm, vgg
+
+
+@pytest.mark.parametrize("conv_layers", [8, 13])
+@pytest.mark.parametrize("name", ["none", "batch", "noisy"])
+def test_a_vgg_has_its_layers_in_order(conv_layers: int, name: str) -> None:
+    network = vgg(conv_layers, width=1 / 16, norm=name, in_channels=1, classes=7)
+    kinds = [type(module) for module in network.features]
+    convolutions = [module for module in network.features if isinstance(module, nn.Conv2d)]
+    expected = {"none": nn.Identity, "batch": nn.BatchNorm2d, "noisy": NoisyBatchNorm}[name]
+    assert len(convolutions) == conv_layers
+    assert [kinds[k + 1 : k + 3] for k, kind in enumerate(kinds) if kind is nn.Conv2d] == [[expected, nn.ReLU]] * len(
+        convolutions
+    )
+    assert all((conv.bias is None) == (name != "none") for conv in convolutions)
+    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
+def test_the_widest_has_the_parameters_of_vgg16() -> None:
+    """Convolutions 3x3 of VGG-16 (Simonyan & Zisserman 2015, configuration D) and a head of 512 x 10."""
+    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    expected = sum(9 * a * b + b for a, b in zip(channels, channels[1:], strict=False)) + 512 * 10 + 10
+    assert sum(p.numel() for p in vgg(13).parameters()) == expected == 14_719_818
+
+
+@pytest.mark.parametrize("init", ["he", "glorot"])
+def test_weights_have_the_variance_of_their_initialization(init: str) -> None:
+    torch.manual_seed(0)
+    network = vgg(8, width=0.5, norm="none", init=init)
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        out, fan_in = module.weight.shape[0], module.weight[0].numel()
+        fan_out = out * module.weight[0, 0].numel() if module.weight.ndim == 4 else out
+        he = (2 if isinstance(module, nn.Conv2d) else 1) / fan_in
+        variance = he if init == "he" else 2 / (fan_in + fan_out)
+        # The variance of n draws has the relative deviation sqrt(2 / n) for normal ones, less for uniform ones: 5 of it.
+        assert float(module.weight.detach().var()) == pytest.approx(
+            variance, rel=5 * math.sqrt(2 / module.weight.numel())
+        )
+        assert module.bias is None or not module.bias.any()
+
+
+def test_noise_has_the_moments_of_algorithm_1() -> None:
+    """E a = E m = 0 and E s = (1 + 1.25) / 2 over units; within a unit mean and scale are shared."""
+    torch.manual_seed(0)
+    units, samples = 4000, 200
+    layer = UnitNoise(units)
+    at_zero, at_ten = (layer(torch.full((samples, units), value, dtype=torch.float64)) for value in (0.0, 10.0))
+    shift, spread = at_zero.mean(0), at_zero - at_zero.mean(0)
+    # A mean of k values of deviation d has the deviation d / sqrt(k); five of it. U(-1/2, 1/2): d = 0.289; plus the
+    # mean over the samples of U(-0.1, 0.1), d = 0.0577 / sqrt(200).
+    assert float(shift.mean()) == pytest.approx(0, abs=5 * 0.289 / math.sqrt(units))
+    assert float(shift.abs().max()) < 0.5 + 5 * 0.0577 / math.sqrt(samples)
+    assert float(shift.var()) == pytest.approx(1 / 12, rel=5 * math.sqrt(2 / units))
+    assert float(spread.abs().max()) < 0.2 + 5 * 0.0577 / math.sqrt(samples)
+    assert float(spread.var()) == pytest.approx(0.2**2 / 12, rel=0.02)  # (n - 1) / n, and sqrt(2 / 800000) = 0.0016
+    scale = at_ten.mean(0) / 10  # its mean over units: 1.125, deviation sqrt(0.0052 + 0.083 / 100)
+    assert float(scale.mean()) == pytest.approx(1.125, abs=5 * 0.078 / math.sqrt(units))
+    assert not torch.equal(at_zero, layer(torch.zeros(samples, units, dtype=torch.float64)))  # fresh in every pass
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 3)])
+def test_noise_is_off_in_eval_mode_and_keeps_shape_and_type(shape: tuple[int, ...]) -> None:
+    layer, a = UnitNoise(4), torch.randn(shape, dtype=torch.float64)
+    assert (layer(a).shape, layer(a).dtype) == (a.shape, a.dtype)
+    assert torch.equal(layer.eval()(a), a)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: norm("layer", 3), "norm: expected one of 'none', 'batch', 'noisy', got 'layer'"),
+        (lambda: norm("batch", 3, dims=4), r"dims: expected one of \[1, 2, 3\], got 4"),
+        (lambda: vgg(9), r"conv_layers: expected one of \[8, 13\], got 9"),
+        (lambda: vgg(init="zero"), "init: expected 'he' or 'glorot', got 'zero'"),
+        (lambda: vgg(norm="layer"), "norm: expected one of"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(call: object, message: str) -> None:
+    with pytest.raises(CallError, match=message):
+        call()  # type: ignore[operator]
