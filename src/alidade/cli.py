@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -239,9 +240,12 @@ def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
 
 def main() -> None:
     """Run the command line; every error becomes one line on standard error."""
+    atexit.register(_skip_teardown)  # the first to be registered is the last to be called
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code or 0)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; repeat the command to go on", INTERRUPTED)
@@ -277,7 +281,18 @@ def _leave_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_left: list[int] = []  # the exit code after Ctrl-C
+
+
+def _skip_teardown() -> None:
+    """After Ctrl-C nobody waits for torch to be taken apart, which lasts up to a second on a busy core."""
+    if _left:
+        os._exit(_left[0])
+
+
 def _fail(message: str, code: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C has nothing more to stop
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if code == INTERRUPTED:
+        _left.append(code)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -25,6 +25,7 @@ from alidade.probes.hooks import (
     ForwardWatch,
     autocast_of_the_caller,
     hookable,
+    learning_rates,
     refuse_inside_backward,
     require_shared_parameters,
     trainable,
@@ -198,7 +199,8 @@ class Survey:
         now = trainable(self._model)
         start = self._start or now
         update = {name: start[name] - now[name] for name in start}
-        moment = Moment(self.step, self._model, self._loss_fn, self._parts(start), start, update)
+        rates = learning_rates(self._optimizer, self._model)
+        moment = Moment(self.step, self._model, self._loss_fn, self._parts(start), start, update, rates)
         moment.check_deterministic, self._checked = not self._checked, True
         self._session.measure(moment, self._chosen)
         self._live.flush()

@@ -116,5 +116,5 @@ def test_claim_ids_are_those_promised_and_differ() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(CallError, match="expected one of training_speed, landscape, noisy_norm.* or all, got 'lr'"):
+    with pytest.raises(CallError, match=r"expected one of training_speed, landscape, noisy_norm.* or all, got 'lr'"):
         experiments_named("lr")

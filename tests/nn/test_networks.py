@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_a_vgg_has_its_layers_in_order(conv_layers: int, name: str) -> None:
 def test_the_widest_has_the_parameters_of_vgg16() -> None:
     """Convolutions 3x3 of VGG-16 (Simonyan & Zisserman 2015, configuration D) and a head of 512 x 10."""
     channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    expected = sum(9 * a * b + b for a, b in zip(channels, channels[1:], strict=False)) + 512 * 10 + 10
+    expected = sum(9 * a * b + b for a, b in pairwise(channels)) + 512 * 10 + 10
     assert sum(p.numel() for p in vgg(13).parameters()) == expected == 14_719_818
 
 
@@ -45,7 +46,7 @@ def test_weights_have_the_variance_of_their_initialization(init: str) -> None:
         fan_out = out * module.weight[0, 0].numel() if module.weight.ndim == 4 else out
         he = (2 if isinstance(module, nn.Conv2d) else 1) / fan_in
         variance = he if init == "he" else 2 / (fan_in + fan_out)
-        # The variance of n draws has the relative deviation sqrt(2 / n) for normal ones, less for uniform ones: 5 of it.
+        # The variance of n normal draws has the relative deviation sqrt(2 / n), of uniform ones less: 5 of it.
         assert float(module.weight.detach().var()) == pytest.approx(
             variance, rel=5 * math.sqrt(2 / module.weight.numel())
         )

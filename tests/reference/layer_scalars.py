@@ -18,7 +18,7 @@ def scalars(model: Any, loss_fn: Any, batch: Any, lr: float) -> dict[tuple[str, 
             if names:
                 w = np.concatenate([own[n].detach().double().numpy().ravel() for n in names])
                 g = np.concatenate([gradient[n].ravel() for n in names])
-                found[layer, kind] = _numbers(w, g, lr)
+                found[layer or "(model)", kind] = _numbers(w, g, lr)
     return found
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from alidade.claims.claim import Verdict
 from alidade.core.records import COLUMNS
-from alidade.core.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec
+from alidade.core.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec, SurveySpec
 from alidade.store import SCHEMA, Study
 
 RAW = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4)
@@ -85,7 +85,13 @@ def run_rows(run: RunSpec, every: int = 4, relative: bool = True, gradients: boo
 
 
 def study(
-    norms=("none", "batch", "noisy"), seeds=range(100, 105), rates=(0.1,), steps=120, command=COMMAND, every=4, **options
+    norms=("none", "batch", "noisy"),
+    seeds=range(100, 105),
+    rates=(0.1,),
+    steps=120,
+    command=COMMAND,
+    every=4,
+    **options,
 ) -> Study:
     specs = [spec(norm, seed, rate, steps) for rate in rates for norm in norms for seed in seeds]
     rows = [row for run in specs for row in run_rows(run, every=every, **options)]
@@ -158,3 +164,24 @@ def undecided() -> list[Verdict]:
         verdict(v.claim, v.estimate, None, n=1, reason="an interval needs at least 2 seeds, 1 have a value")
         for v in verdicts()
     ]
+
+
+def survey(names=("mine", "theirs"), steps=40) -> Study:
+    """Trainings of a user's own: profiles along the update and in relative coordinates, no training curve."""
+    specs, rows = {}, []
+    for index, name in enumerate(names):
+        run = SurveySpec(name=name, model="Net", parameters=1234, optimizer="AdamW", optimizer_defaults={"lr": 1e-3})
+        specs[run.run_id] = run
+        book = Notebook(run.run_id, None, "none")
+        for step in range(0, steps, 4):
+            here = 2.0 * np.exp(-step / 20) + 0.1 * (index + 1)
+            for prefix, sizes in (("update_", (0.1, 0.5, 1.0, 2.0)), ("relative_", RELATIVE)):
+                book.add(step, prefix + "loss", here, eta=0.0)
+                for eta in sizes:
+                    book.add(step, prefix + "loss", here * (1 - 0.1 * eta + 0.08 * eta**2), eta=eta)
+                    book.add(step, prefix + "gradient_distance", here * eta, "nat/w", eta)
+                    book.add(step, prefix + "gradient_cosine", 1 - 0.2 * eta, "1", eta)
+                    book.add(step, prefix + "effective_smoothness", 12 / (1 + eta), "nat/w^2", eta)
+        rows += book.rows
+    frame = pl.DataFrame(rows, schema={name: SCHEMA[name] for name in COLUMNS}, orient="row")
+    return Study(root=Path("runs/mine"), frame=frame, specs=specs)

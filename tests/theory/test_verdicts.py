@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ HOLDING = {
     ("Lemma 4.5", "printed v3"),
     ("Lemma 4.5", "corrected"),
 }
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "theory.md"
 JSON_KEYS = [
     "statement",
     "form",
@@ -134,3 +136,10 @@ def test_the_networks_are_as_varied_as_they_should_be() -> None:
     assert (curvature < 0).any()
     assert (curvature > 0).any()
     assert ((observation.g * observation.z).sum(dim=1) < 0).any()  # <g, yhat> >= 0 is no law of nature
+
+
+def test_the_page_tells_the_same_verdicts(checks: list[StatementCheck]) -> None:
+    lines = [line.replace("\\<", "<") for line in PAGE.read_text(encoding="utf-8").splitlines()]
+    table = [line.strip("| ").split(" | ") for line in lines if line.endswith(("| holds |", "| **fails** |"))]
+    told = [(name, form, kind, verdict.strip("*")) for name, form, kind, *_, verdict in table]
+    assert told == [(check.statement, check.form, check.kind, check.verdict) for check in checks]

@@ -108,12 +108,12 @@ class ActivationChange:
         """Names of the layers, in order of first use."""
         return tuple(self.by_layer)
 
-    def rows(self, step: int) -> Iterator[Row]:
+    def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
         """Per layer the means over its units of change (absolute) and drift (signed), for the later step."""
         for layer, change in self.by_layer.items():
             for name in ("mean_change", "variance_change", "mean_drift", "variance_drift"):
                 value = float(getattr(change, name).mean())
-                yield _row(step, layer, f"activation_{name}", value, NON_FINITE, self.provenance)
+                yield _row(step, layer, prefix, f"activation_{name}", value, NON_FINITE, self.provenance)
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ class ActivationStatistics:
             changes[name] = UnitChange(after.mean - before.mean, after.variance - before.variance)
         return ActivationChange(changes, later.provenance)
 
-    def rows(self, step: int) -> Iterator[Row]:
-        """Tidy rows, one per layer and quantity.
+    def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
+        """Tidy rows, one per layer and quantity; ``prefix`` stands before the quantities' names.
 
         ``activation_mean`` is the mean over all units and samples (every unit has as many samples, so it is also the
         mean of the units' means); ``activation_variance`` is the mean over units of the variance within a unit;
@@ -178,7 +178,7 @@ class ActivationStatistics:
         for name, layer in self.by_layer.items():
             for quantity, value in layer.numbers().items():
                 why = NON_FINITE if layer.units.non_finite.any() else UNDEFINED
-                yield _row(step, name, quantity, value, why, self.provenance)
+                yield _row(step, name, prefix, quantity, value, why, self.provenance)
 
 
 def _lookup(by_layer: Mapping[str, T], layer: str) -> T:
@@ -197,8 +197,8 @@ def _joined(first: Provenance, second: Provenance) -> Provenance:
     return replace(first, **dict.fromkeys(differing))  # type: ignore[arg-type]
 
 
-def _row(step: int, layer: str, quantity: str, value: float, why: str, provenance: Provenance) -> Row:
+def _row(step: int, layer: str, prefix: str, quantity: str, value: float, why: str, provenance: Provenance) -> Row:
     return Row(
-        step=step, quantity=quantity, value=value, unit=UNITS.get(quantity, "a"), layer=layer,
+        step=step, quantity=prefix + quantity, value=value, unit=UNITS.get(quantity, "a"), layer=layer,
         statistics=provenance.statistics, dtype=provenance.dtype, status=OK if np.isfinite(value) else why,
     )  # fmt: skip

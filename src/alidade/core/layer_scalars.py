@@ -33,7 +33,7 @@ class LayerScalars:
     with status "undefined".
     """
 
-    layers: tuple[str, ...]  # (E,) name of the module; "" is the model itself
+    layers: tuple[str, ...]  # (E,) name of the module; "(model)" is the model itself
     kinds: tuple[Kind, ...]  # (E,)
     norm: Floats  # (E,) ||W||
     gradient_norm: Floats  # (E,) ||g||
@@ -72,15 +72,16 @@ class LayerScalars:
             for good, bad in zip(np.isfinite(values), broken, strict=True)
         )
 
-    def rows(self, step: int) -> Iterator[Row]:
-        """Tidy rows; the kind stands before the quantity: ``weight_norm``, ``bias_gradient_ratio``, ..."""
+    def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
+        """Tidy rows; ``prefix`` and the kind stand before the quantity: ``weight_norm``, ``bias_gradient_ratio``."""
         for quantity, unit in UNITS.items():
             statuses = self.status(quantity)
             for index, (layer, kind) in enumerate(zip(self.layers, self.kinds, strict=True)):
                 if kind != "weight" and quantity in WEIGHTS_ONLY:
                     continue
+                value = float(getattr(self, quantity)[index])
                 yield Row(
-                    step=step, quantity=f"{kind}_{quantity}", value=float(getattr(self, quantity)[index]), unit=unit,
+                    step=step, quantity=f"{prefix}{kind}_{quantity}", value=value, unit=unit,
                     layer=layer, statistics=self.provenance.statistics, dtype=self.provenance.dtype,
                     status=statuses[index],
                 )  # fmt: skip

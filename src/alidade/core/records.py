@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +142,7 @@ class LineProfile:
         }
 
     def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
-        """The profile as tidy rows; ``prefix``, and ``relative_`` in those coordinates, stand before the quantities' names."""
+        """The profile as tidy rows; ``prefix`` and, in those coordinates, ``relative_`` stand before each name."""
         columns = {
             "loss": self.losses,
             "gradient_distance": self.gradient_distances,
@@ -173,6 +173,50 @@ class LineProfile:
             step=step, quantity=named, value=value, unit=self.units[quantity], step_size=step_size,
             statistics=provenance.statistics, dtype=provenance.dtype, status=status,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CovariateShift:
+    r"""Change of each layer's gradient when only the layers before it are updated (Definition 2.1), n layers.
+
+    :math:`G_i` is the gradient before the update of the preceding layers, :math:`G'_i` the one after. Units: nat/w
+    for ``l2``, ``gradient_norm`` and ``resolution``, where w is the unit of a weight; 1 for the others. Where a
+    gradient is zero the cosine is 0/0, NaN with status "undefined"; ``relative`` too where that is :math:`G_i`.
+    """
+
+    layers: tuple[str, ...]  # n names
+    l2: Floats  # (n,) ||G_i - G'_i||
+    cosine: Floats  # (n,) <G_i, G'_i> / (||G_i|| ||G'_i||)
+    relative: Floats  # (n,) ||G_i - G'_i|| / ||G_i||
+    gradient_norm: Floats  # (n,) ||G_i||
+    resolution: Floats  # (n,) rounding error of l2; 0 for a layer with none before it, where G' is G
+    status: tuple[str, ...]  # (n,) ok | below_resolution | undefined | non_finite
+    provenance: Provenance
+
+    #: Unit of each quantity, as in the tidy table.
+    units: ClassVar[dict[str, str]] = {
+        "l2": "nat/w", "cosine": "1", "relative": "1", "gradient_norm": "nat/w", "resolution": "nat/w",
+    }  # fmt: skip
+
+    def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
+        """The numbers as tidy rows with the layers' names; quantities read ``covariate_shift_l2`` and so on."""
+        provenance = self.provenance
+        for index, layer in enumerate(self.layers):
+            for name, unit in self.units.items():
+                value = float(getattr(self, name)[index])
+                yield Row(
+                    step=step, quantity=f"{prefix}covariate_shift_{name}", value=value, unit=unit, layer=layer,
+                    statistics=provenance.statistics, dtype=provenance.dtype, status=self._status(name, index, value),
+                )  # fmt: skip
+
+    def _status(self, quantity: str, index: int, value: float) -> str:
+        status = self.status[index]
+        if status == BELOW_RESOLUTION:  # of the distance; the cosine is then 1 to rounding
+            return status if quantity in ("l2", "relative") else OK
+        if status == UNDEFINED and quantity != "cosine":
+            nothing = self.gradient_norm[index] == 0 and (quantity == "relative" or self.l2[index] == 0)
+            return UNDEFINED if nothing and quantity in ("l2", "relative") else OK
+        return status
 
 
 def _band(values: Floats) -> tuple[float, float]:

@@ -213,7 +213,7 @@ class Histogram:
         size = max(abs(low), abs(high), 1.0)
         if limits is None and high - low <= 64 * bins * _EPS * size:
             low, high = low - size / 2, high + size / 2
-        if bins < 1 or not (np.isfinite(low) and np.isfinite(high) and low < high):
+        if bins < 1 or not 0 < high - low < np.inf:
             raise CallError(f"density: expected finite limits in order and bins >= 1, got ({low}, {high}) and {bins}")
         edges = np.linspace(low, high, bins + 1)
         start, stop = (np.clip(side, self.minimum, self.maximum) for side in self._edges())

@@ -199,7 +199,22 @@ class CovariateShiftProbe(Spec):
         return f"{self.kind}-{self.digest()}"
 
 
-AnyProbe = LineProfileProbe | EvaluationProbe | LayerScalarsProbe | ActivationsProbe | CovariateShiftProbe
+class TheoremProbe(Spec):
+    """The terms of Theorem 4.1 for BatchNorm layers (None: every one with batch statistics)."""
+
+    kind: Literal["theorem_4_1"] = "theorem_4_1"
+    layers: tuple[str, ...] | None = None
+    schedule: Schedule = Every(interval=10)
+
+    @property
+    def probe_id(self) -> str:
+        """Name of the probe's segment in the run's folder."""
+        return f"{self.kind}-{self.digest()}"
+
+
+AnyProbe = (
+    TheoremProbe | LineProfileProbe | EvaluationProbe | LayerScalarsProbe | ActivationsProbe | CovariateShiftProbe
+)
 ProbeSpec = Annotated[AnyProbe, Field(discriminator="kind")]
 
 #: Probes by name, with the options that suit a training loop of one's own.
@@ -210,6 +225,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "layer_scalars": {"kind": "layer_scalars"},
     "activations": {"kind": "activations"},
     "covariate_shift": {"kind": "covariate_shift"},
+    "theorem_4_1": {"kind": "theorem_4_1"},
 }
 
 

@@ -193,6 +193,17 @@ class Objective:
         """
         return self._each(None, lambda model, part, leaves: work(model))
 
+    def differentiate(self, work: Callable[[nn.Module, Callable[[nn.Module], Tensor]], T]) -> T:
+        """``work(model, loss)`` with gradients on, for probes that differentiate with respect to activations.
+
+        ``loss(model)`` runs the forward pass. One batch only: activations of micro-batches are no sum.
+        """
+        if len(self.parts) > 1:
+            raise CallError(f"objective: expected one batch, got {len(self.parts)} micro-batches; probe without them")
+        return self._each(
+            None, lambda model, part, leaves: work(model, lambda m: self._differentiable_loss(m, part)), True
+        )[0]
+
     def check_direction(self, v: Mapping[str, Tensor]) -> None:
         """Refuse a dictionary that does not hold exactly one tensor of the right shape per trainable parameter."""
         parameters = self.parameters

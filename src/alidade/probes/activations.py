@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from alidade.core.activations import ActivationStatistics, LayerActivations
 from alidade.core.errors import CallError
 from alidade.core.records import Floats, Provenance
 from alidade.core.sketch import Histogram, Moments
 from alidade.landscape.isolation import public_name
+from alidade.landscape.layers import ROOT, home
 from alidade.landscape.loss import LossFunction
 from alidade.landscape.objective import Objective
 
@@ -52,7 +52,8 @@ def activation_statistics(
         model: any module; wrappers of data parallelism and compilation are looked through.
         loss_fn: ``loss_fn(model, batch)`` runs the forward pass; its value is not used here.
         batch: whatever ``loss_fn`` takes.
-        layers: names of modules as in ``model.named_modules()``, measured in this order. None: every module that owns
+        layers: names of modules as in ``model.named_modules()`` ("(model)" is the model itself), measured in this
+            order. None: every module that owns
             parameters, trainable or not, and is called, in order of first use, and among nested ones the innermost.
             The paper looks behind the norm and before the ReLU: name the normalization layers, or the convolutions
             where there is no norm.
@@ -128,26 +129,28 @@ def _innermost(found: Mapping[str, LayerActivations], watched: Mapping[str, nn.M
 
 
 def _modules_named(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
+    modules = {public_name(name) or ROOT: module for name, module in model.named_modules(remove_duplicate=False)}
+    owners = _owners(model, modules)
     if layers is None:
-        return _owners(model)
+        return owners
     if isinstance(layers, str) or not len(layers):
-        raise CallError(f"layers: expected None or a list of names of modules, got {layers!r}")
-    known = {public_name(name): module for name, module in model.named_modules(remove_duplicate=False)}
-    unknown = [name for name in layers if name not in known]
+        raise CallError(f"layers: expected None or a non-empty list of names of modules, got {layers!r}")
+    wanted = [public_name(name) or ROOT for name in layers]
+    unknown = [name for name in wanted if name not in modules]
     if unknown:
-        exist = ", ".join(map(repr, _owners(model)))
-        raise CallError(f"layers: expected names of modules, got {unknown[0]!r}; those with parameters are {exist}")
-    return {name: known[name] for name in layers}
+        raise CallError(
+            f"layers: expected names of modules, got {unknown[0]!r}; those with parameters are {', '.join(owners)}"
+        )
+    return {name: modules[name] for name in wanted}
 
 
-def _owners(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules with parameters of their own, by public name; a parametrization's belong to what it parametrizes."""
-    inside = {part for m in model.modules() if isinstance(m, ParametrizationList) for part in m.modules()}
-    return {
-        public_name(name): module
-        for name, module in model.named_modules()
-        if module not in inside and (is_parametrized(module) or any(True for _ in module.parameters(recurse=False)))
-    }
+def _owners(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Modules with parameters of their own; one that has two names goes by the first."""
+    owned = dict.fromkeys(home(name) for name, _ in model.named_parameters(remove_duplicate=False))
+    names: dict[nn.Module, str] = {}
+    for name in owned:
+        names.setdefault(modules[name], name)
+    return {name: module for module, name in names.items()}
 
 
 def _first_floating(output: Any) -> Tensor | None:

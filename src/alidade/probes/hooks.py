@@ -49,6 +49,15 @@ def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
     return found is not None and bool(found)
 
 
+def learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, float] | None:
+    """The learning rate of each trainable parameter by public name; None where a parameter has none."""
+    by_id = {id(p): group.get("lr") for group in optimizer.param_groups for p in group["params"]}
+    names = {public_name(n): by_id.get(id(p)) for n, p in unwrap(model).named_parameters() if p.requires_grad}
+    if any(rate is None for rate in names.values()):
+        return None
+    return {name: float(rate) for name, rate in names.items()}
+
+
 def trainable(model: nn.Module) -> dict[str, Tensor]:
     """Clones of the trainable parameters by public name."""
     return {public_name(n): p.detach().clone() for n, p in unwrap(model).named_parameters() if p.requires_grad}

@@ -13,6 +13,7 @@ from alidade.core.errors import CallError
 from alidade.core.layer_scalars import Kind, LayerScalars
 from alidade.core.records import Provenance
 from alidade.landscape.coordinates import root_sum
+from alidade.landscape.layers import home
 from alidade.landscape.objective import Objective, Tensors
 
 _NAN = float("nan")
@@ -104,26 +105,23 @@ def _entries(parameters: Tensors) -> dict[tuple[str, Kind], list[str]]:
     """The names of the parameters of each layer and kind."""
     entries: dict[tuple[str, Kind], list[str]] = {}
     for name, parameter in parameters.items():
-        layer, own = _layer_and_own_name(name)
+        own = _own_name(name)
         magnitude = own == "weight_g" or (name.endswith(".original0") and f"{name[:-1]}1" in parameters)
         kind: Kind = "weight"
         if parameter.ndim < 2 or magnitude:
             kind = "bias" if own.startswith("bias") or own.endswith("bias") else "scale"
-        entries.setdefault((layer, kind), []).append(name)
+        entries.setdefault((home(name), kind), []).append(name)
     return entries
 
 
-def _layer_and_own_name(name: str) -> tuple[str, str]:
-    """The module and its name for the parameter; what a parametrization holds belongs to what it parametrizes.
+def _own_name(name: str) -> str:
+    """What its module calls a parameter; the parts of a parametrization go by what they shape.
 
-    >>> _layer_and_own_name("body.0.weight"), _layer_and_own_name("0.parametrizations.weight.original1")
-    (('body.0', 'weight'), ('0', 'weight'))
+    >>> _own_name("body.0.weight"), _own_name("0.parametrizations.weight.original1")
+    ('weight', 'weight')
     """
-    outer, parametrized, inner = f".{name}".partition(".parametrizations.")
-    if parametrized:
-        return outer[1:], inner.partition(".")[0]
-    layer, _, own = name.rpartition(".")
-    return layer, own
+    _, parametrized, inside = f".{name}".partition(".parametrizations.")
+    return inside.partition(".")[0] if parametrized else name.rpartition(".")[2]
 
 
 class _Part(NamedTuple):

@@ -14,14 +14,25 @@ from torch import Tensor, nn
 
 from alidade.core.errors import CallError
 from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row, Statistics
-from alidade.core.spec import AnyProbe, EvaluationProbe, LineProfileProbe
+from alidade.core.spec import (
+    ActivationsProbe,
+    AnyProbe,
+    CovariateShiftProbe,
+    EvaluationProbe,
+    LayerScalarsProbe,
+    LineProfileProbe,
+    TheoremProbe,
+)
 from alidade.landscape.conditions import conditions_now
 from alidade.landscape.loss import LossFunction
 from alidade.landscape.objective import Objective, Part, Tensors
 from alidade.landscape.statistics import describe_statistics
+from alidade.probes.activations import activations_of
 from alidade.probes.budget import Budget
 from alidade.probes.evaluation import evaluate
+from alidade.probes.layer_scalars import layer_scalars
 from alidade.probes.line import line_profile
+from alidade.probes.theorem import lipschitz_reduction
 
 TIMING = "timing"  # the segment of what is not reproducible
 
@@ -36,6 +47,7 @@ class Moment:
     parts: Sequence[Part]
     start: Tensors | None = None  # None: the live parameters are still those before the step
     update: Tensors | None = None  # theta_t - theta_{t+1}, known after the step
+    learning_rates: Mapping[str, float] | None = None  # by parameter name
     test: tuple[Tensor, Tensor] | None = None
     check_deterministic: bool = True
 
@@ -126,8 +138,23 @@ def _measure_evaluation(probe: EvaluationProbe, moment: Moment) -> Iterable[Row]
         yield Row(moment.step, name, value, unit, statistics=statistics, status=status)
 
 
+def _measure_scalars(probe: LayerScalarsProbe, moment: Moment) -> Iterable[Row]:
+    return layer_scalars(moment.objective, lr=moment.learning_rates, update=moment.update).rows(moment.step)
+
+
+def _measure_activations(probe: ActivationsProbe, moment: Moment) -> Iterable[Row]:
+    return activations_of(moment.objective, probe.layers).rows(moment.step)
+
+
+def _measure_theorem(probe: TheoremProbe, moment: Moment) -> Iterable[Row]:
+    return lipschitz_reduction(moment.objective, probe.layers).rows(moment.step)
+
+
 #: How each kind of probe is measured.
 MEASURES: dict[str, Callable[..., Iterable[Row]]] = {
     "line_profile": _measure_line,
     "evaluation": _measure_evaluation,
+    "layer_scalars": _measure_scalars,
+    "activations": _measure_activations,
+    "theorem_4_1": _measure_theorem,
 }

@@ -93,7 +93,8 @@ def _bare(channel: Any) -> Any:
 def colour(variants: Sequence[Drawn]) -> alt.Color:
     """The fixed colour of each variant, with its name in the legend of an export."""
     scale = alt.Scale(domain=[v.key for v in variants], range=[css(v.colour) for v in variants])
-    return alt.Color("v:N", scale=scale, legend=alt.Legend(title=None, labelExpr=_names(variants)))
+    legend = alt.Legend(title=None, labelExpr=_names(variants)) if len(variants) > 1 else None
+    return alt.Color("v:N", scale=scale, legend=legend)
 
 
 def dash(variants: Sequence[Drawn]) -> dict[str, alt.StrokeDash]:
@@ -124,9 +125,7 @@ def curves(frame: Frame, rows: pl.DataFrame, points: bool = False) -> list[alt.C
     """Mean lines over the spread between seeds, with a rule that follows the pointer."""
     base = alt.Chart(data(rows))
     tint, dashes = colour(frame.variants), dash(frame.variants)
-    spread = base.mark_area(opacity=0.16, clip=True).encode(
-        x=x_of(frame), y=y_of(frame, "lo:Q"), y2="hi:Q", color=tint
-    )
+    spread = base.mark_area(opacity=0.16, clip=True).encode(x=x_of(frame), y=y_of(frame, "lo:Q"), y2="hi:Q", color=tint)
     line = base.mark_line(clip=True).encode(x=x_of(frame), y=y_of(frame, "m:Q"), color=tint, **dashes)
     layers = [spread, line]
     if points:
@@ -251,7 +250,9 @@ class Numbers:
         """The numbers as a sentence: the text alternative of a chart."""
         if not self.entries:
             return f"{self.about}: no number may be drawn."
-        parts = [f"{variant.label} {value}" + (f" ({spread})" if spread else "") for variant, value, spread in self.entries]
+        parts = [
+            f"{variant.label} {value}" + (f" ({spread})" if spread else "") for variant, value, spread in self.entries
+        ]
         return f"{self.about}: {'; '.join(parts)}."
 
 

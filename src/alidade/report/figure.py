@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from alidade.core.spec import AnyRunSpec, RunSpec, SurveySpec
 from alidade.report.charts import Numbers, Panel
-from alidade.report.series import Readings
+from alidade.report.series import RELATIVE, UPDATE, Readings
 from alidade.report.variants import Variant
 from alidade.report.words import braces, seeds
 
@@ -41,21 +42,39 @@ def note(readings: Readings, quantity: str, lists: str | None = None, extra: Seq
 
     ``lists`` is the prefix of the line profile whose step sizes are named ("" or "relative_"); None names none.
     """
-    specs = [variant.spec for variant in readings.variants]
     rows = readings.frame.filter(pl.col("quantity") == quantity)
     kinds = [kind for kind in sorted(set(rows["statistics"].drop_nulls())) if kind != "none"]
+    numbers = [seed for variant in readings.variants for seed in variant.seeds]
     parts = [
-        f"init {_each(spec.model.init.capitalize() for spec in specs)}",
-        f"batch size {_each(spec.batch_size for spec in specs)}",
-        f"SGD, learning rate {_each(f'{spec.optimizer.learning_rate:g}' for spec in specs)}",
-        *([f"L2 {_each(f'{spec.l2:g}' for spec in specs)}"] if any(spec.l2 for spec in specs) else []),
+        *_conditions([variant.spec for variant in readings.variants]),
         *_step_sizes(readings, lists),
-        seeds(seed for variant in readings.variants for seed in variant.seeds),
+        seeds(numbers) if numbers else "",
         f"{' and '.join(kinds)} statistics in norm layers" if kinds else "no norm layer with statistics",
         _each(sorted(set(rows["dtype"].drop_nulls()))),
         *extra,
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _conditions(specs: Sequence[AnyRunSpec]) -> list[str]:
+    """How the networks were made and trained."""
+    planned = [spec for spec in specs if isinstance(spec, RunSpec)]
+    own = [spec for spec in specs if isinstance(spec, SurveySpec)]
+    parts = []
+    if planned:
+        parts += [
+            f"init {_each(spec.model.init.capitalize() for spec in planned)}",
+            f"batch size {_each(spec.batch_size for spec in planned)}",
+            f"SGD, learning rate {_each(f'{spec.optimizer.learning_rate:g}' for spec in planned)}",
+        ]
+        if any(spec.l2 for spec in planned):
+            parts.append(f"L2 {_each(f'{spec.l2:g}' for spec in planned)}")
+    if own:
+        parts += [
+            _each(f"{spec.model} with {spec.parameters:,} parameters".replace(",", "\u202f") for spec in own),
+            _each(f"{spec.optimizer}, lr {spec.optimizer_defaults.get('lr', 'not stated')}" for spec in own),
+        ]
+    return parts
 
 
 def _each(values: Iterable[object]) -> str:
@@ -66,13 +85,13 @@ def _step_sizes(readings: Readings, lists: str | None) -> list[str]:
     if lists is None:
         return []
     named = dict.fromkeys(braces(readings.named_list(variant, lists)) for variant in readings.variants)
-    kind = "relative step sizes" if lists else "step sizes"
+    kind = {RELATIVE: "relative step sizes", UPDATE: "step sizes (1 is the step really taken)"}.get(lists, "step sizes")
     return [f"{kind} of the bands η ∈ {' or '.join(text for text in named if text != '{}')}"]
 
 
 def spread_words(readings: Readings) -> str:
     """How lines and tints stand for seeds, in this study."""
-    most = max((len(variant.seeds) for variant in readings.variants), default=0)
+    most = max((len(variant.runs) for variant in readings.variants), default=0)
     if most < 2:
-        return "There is one seed, so there is no spread to show: treat every difference as one draw."
+        return "There is one run of each, so there is no spread to show: treat every difference as one draw."
     return f"Lines are means over {most} seeds; the tint around a line reaches from the lowest seed to the highest."

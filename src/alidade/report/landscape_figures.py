@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import polars as pl
 
 from alidade.report.charts import (
-    LOSS_TITLE,
     SIZE_TITLE,
     Frame,
     Panel,
-    at_equal_loss,
     band,
     curves,
     numbers,
@@ -20,22 +18,22 @@ from alidade.report.charts import (
     refused,
 )
 from alidade.report.figure import Figure, note, spread_words
+from alidade.report.panels import over_loss, over_steps, step_axis
 from alidade.report.scales import Axis, linear_axis, log_axis
 from alidade.report.series import (
+    RELATIVE,
+    UPDATE,
     Readings,
     Reduction,
-    binned_by_loss,
     over_seeds,
     over_training,
     per_seed,
     shared_loss,
     thinned,
 )
-from alidade.report.training_figures import step_axis
 from alidade.report.variants import Variant
 from alidade.report.words import number
 
-RELATIVE = "relative_"
 _EQUAL_LOSS = (
     "The last panel compares at equal loss: read it vertically, because networks that stand at the same training "
     "loss stand above each other; faint dots are single probes, the line their geometric mean within a bin of the loss."
@@ -44,43 +42,55 @@ _EQUAL_LOSS = (
 
 def loss_band(readings: Readings) -> Figure | None:
     """Fig. 4a: [min, max] of the loss over the named list, along training."""
-    widths = readings.reduced("loss", "width")
+    widths = readings.reduced("loss", "width", readings.along)
     if widths.is_empty():
         return None
-    step = over_steps(readings, "loss-width", "Width of the band", "largest minus smallest loss (nat), log scale", widths)
+    step = over_steps(
+        readings, "loss-width", "Width of the band", "largest minus smallest loss (nat), log scale", widths
+    )
     loss = over_loss(readings, "loss-width-at-loss", "Width at equal loss", "nat, log scale", widths)
     return Figure(
         id="loss-band",
-        title="The loss along the gradient",
+        title=f"The loss along {_way(readings)}",
         rows=(_bands(readings, "loss", "loss (nat), log scale"), (step, loss)),
         lead=numbers(readings.variants, over_training(readings, widths), "Mean width of the band over training (nat)"),
         how_to_read=(
-            "At each probed step the parameters are moved along the gradient by every step size of the list, the loss "
-            "is read on the same batch, and the parameters are put back. The dark band reaches from the smallest to "
-            "the largest loss met on the way, the line inside is the loss where the network stands; the faint band "
-            f"takes in the extreme seeds. A narrow band means predictable ground. {_EQUAL_LOSS}"
+            f"At each probed step the parameters are moved along {_way(readings)} by every step size of the list, the "
+            "loss is read on the same batch, and the parameters are put back. The dark band reaches from the smallest "
+            "to the largest loss met on the way, the line is the loss where the network stands; the faint band takes "
+            f"in the extreme seeds. A narrow band means predictable ground. {_EQUAL_LOSS}"
         ),
-        note=note(readings, "loss", ""),
+        note=note(readings, readings.along + "loss", readings.along),
         variants=readings.variants,
     )
 
 
+def _way(readings: Readings) -> str:
+    return "the optimizer’s step" if readings.along == UPDATE else "the gradient"
+
+
 def gradient_band(readings: Readings) -> Figure | None:
     """Fig. 4b: [min, max] of the distance between the gradient along the way and where the network stands."""
-    furthest = readings.reduced("gradient_distance", "max")
+    furthest = readings.reduced("gradient_distance", "max", readings.along)
     if furthest.is_empty():
         return None
     unit = "nat per unit of weight, log scale"
-    cosines = readings.reduced("gradient_cosine", "min")
+    cosines = readings.reduced("gradient_cosine", "min", readings.along)
     second = [over_loss(readings, "gradient-at-loss", "Largest distance at equal loss", unit, furthest)]
     if not cosines.is_empty():
         second.insert(0, _cosine(readings, cosines))
-        second.append(over_loss(readings, "cosine-at-loss", "Cosine at equal loss", "smallest over η", cosines, _COSINE))
+        second.append(
+            over_loss(readings, "cosine-at-loss", "Cosine at equal loss", "smallest over η", cosines, _COSINE)
+        )
     return Figure(
         id="gradient-band",
         title="How far the gradient can be trusted",
         rows=(_bands(readings, "gradient_distance", f"gradient distance ({unit})"), tuple(second)),
-        lead=numbers(readings.variants, over_training(readings, furthest), "Mean of the largest distance (nat per unit of weight)"),
+        lead=numbers(
+            readings.variants,
+            over_training(readings, furthest),
+            "Mean of the largest distance (nat per unit of weight)",
+        ),
         how_to_read=(
             "The same moves, now asking how much the gradient itself has changed on the way: its Euclidean distance "
             "from the gradient where the network stands (0 would be a straight slope), and the cosine between both "
@@ -88,7 +98,7 @@ def gradient_band(readings: Readings) -> Figure | None:
             f"{spread_words(readings)} Distances depend on the scale of the weights; Figure “In units of the "
             "weights” repeats them without that scale."
         ),
-        note=note(readings, "gradient_distance", ""),
+        note=note(readings, readings.along + "gradient_distance", readings.along),
         variants=readings.variants,
     )
 
@@ -102,42 +112,55 @@ def _cosine(readings: Readings, values: pl.DataFrame) -> Panel:
 
 def smoothness(readings: Readings) -> Figure | None:
     """Fig. 4c, and the same per step size: gradient distance per distance moved."""
-    largest = readings.reduced("effective_smoothness", "max")
+    largest = readings.reduced("effective_smoothness", "max", readings.along)
     if largest.is_empty():
         return None
-    unit = "nat per squared unit of weight, log scale; dots: 2 / learning rate"
     edges = _edges(readings)
-    marks = readings.refused_in_list("effective_smoothness")
+    unit = "nat per squared unit of weight, log scale" + ("; dots: 2 / learning rate" if edges else "")
+    marks = readings.refused_in_list("effective_smoothness", readings.along)
     first = (
         over_steps(readings, "smoothness", "Largest over the list", unit, largest, references=edges, marks=marks),
-        over_loss(readings, "smoothness-at-loss", "Largest over the list, at equal loss", unit, largest, references=edges),
+        over_loss(
+            readings, "smoothness-at-loss", "Largest over the list, at equal loss", unit, largest, references=edges
+        ),
     )
     return Figure(
         id="smoothness",
         title="Effective smoothness, step size by step size",
         rows=(first, _per_size(readings, unit, edges)),
-        lead=numbers(readings.variants, over_training(readings, largest), "Mean over training of the largest value (nat per squared unit of weight)"),
+        lead=numbers(
+            readings.variants,
+            over_training(readings, largest),
+            "Mean over training of the largest value (nat per squared unit of weight)",
+        ),
         how_to_read=(
             "Effective smoothness β is the gradient distance divided by the distance moved: how fast the slope "
             "turns per unit of way. It is a function of the step size, never one number: networks with ReLU have "
             "kinks, and the smaller the step, the more each kink counts, so the lower panels open the list up. "
-            "The dotted line at 2 / learning rate is the edge of stability of plain full-batch gradient descent; these "
-            "networks train on mini-batches, so it is a landmark here and no limit. Where β · η is near 1 the "
+            f"{_EDGE if edges else ''}Where β · η is near 1 the "
             "gradient has simply changed by its own length, whatever the curvature. Always compare at equal loss "
             "(right): a network stuck on a plateau looks smooth as well."
         ),
-        note=note(readings, "effective_smoothness", ""),
+        note=note(readings, readings.along + "effective_smoothness", readings.along),
         variants=readings.variants,
     )
 
 
+_EDGE = (
+    "The dotted line at 2 / learning rate is the edge of stability of plain full-batch gradient descent; these "
+    "networks train on mini-batches, so it is a landmark here and no limit. "
+)
+
+
 def _edges(readings: Readings) -> list[float]:
-    return sorted({2 / variant.learning_rate for variant in readings.variants})
+    """2 / learning rate, for profiles along the gradient."""
+    rates = [] if readings.along else [variant.learning_rate for variant in readings.variants]
+    return sorted({2 / rate for rate in rates if rate})
 
 
 def _per_size(readings: Readings, unit: str, edges: Sequence[float]) -> tuple[Panel, ...]:
     """β against η: over all probes, and over those at losses that all variants visit."""
-    rows = readings.ok("effective_smoothness").filter(pl.col("eta") > 0)
+    rows = readings.ok(readings.along + "effective_smoothness").filter(pl.col("eta") > 0)
     at_loss = readings.against_loss(rows)
     shared = shared_loss(at_loss)
     everywhere = _by_size(rows)
@@ -154,8 +177,8 @@ def _per_size(readings: Readings, unit: str, edges: Sequence[float]) -> tuple[Pa
     for id_, title, subtitle, part in groups:
         frame = Frame(id_, title, subtitle, readings.variants, x, y, SIZE_TITLE)
         largest = part.sort("x").group_by("v", maintain_order=True).first()
-        words = numbers(readings.variants, largest, f"{title}, at the smallest step size")
-        panels.append(panel(frame, [*curves(frame, part, points=True), *reference(frame, edges)], words))
+        said = numbers(readings.variants, largest, f"{title}, at the smallest step size")
+        panels.append(panel(frame, [*curves(frame, part, points=True), *reference(frame, edges)], said))
     return tuple(panels)
 
 
@@ -183,7 +206,11 @@ def twins(readings: Readings) -> Figure | None:
         id="scale-free",
         title="In units of the weights: the scale-free twins",
         rows=(steps, losses),
-        lead=numbers(readings.variants, over_training(readings, drawn[0][1]), "Mean width of the relative loss band over training (nat)"),
+        lead=numbers(
+            readings.variants,
+            over_training(readings, drawn[0][1]),
+            "Mean width of the relative loss band over training (nat)",
+        ),
         how_to_read=(
             "BatchNorm makes a network blind to the length of its filters, so a plain comparison can be manufactured "
             "by rescaling weights that the network ignores. Here every filter is measured in units of its own length: "
@@ -196,62 +223,15 @@ def twins(readings: Readings) -> Figure | None:
     )
 
 
-def over_steps(
-    readings: Readings,
-    id_: str,
-    title: str,
-    subtitle: str,
-    values: pl.DataFrame,
-    y: Axis | None = None,
-    references: Sequence[float] = (),
-    marks: pl.DataFrame | None = None,
-) -> Panel:
-    """A quantity along training, mean and spread over seeds; geometric unless ``y`` is a linear axis."""
-    rows = thinned(over_seeds(values, geometric=y is None))
-    frame = Frame(id_, title, subtitle, readings.variants, step_axis(readings), y or log_axis([*rows["lo"], *rows["hi"]]))
-    layers = [*curves(frame, rows), *reference(frame, references)]
-    if marks is not None:
-        layers += refused(frame, marks)
-    means = over_training(readings, values, geometric=y is None)
-    return panel(frame, layers, numbers(readings.variants, means, f"{title}, mean over training"))
-
-
-def over_loss(
-    readings: Readings,
-    id_: str,
-    title: str,
-    subtitle: str,
-    values: pl.DataFrame,
-    y: Axis | None = None,
-    references: Sequence[float] = (),
-) -> Panel:
-    """The companion of ``over_steps``: the same quantity against the training loss of its step."""
-    probes = readings.against_loss(values)
-    bins = binned_by_loss(probes, geometric=y is None)
-    x = log_axis(probes["x"], falling=True)
-    frame = Frame(id_, title, subtitle, readings.variants, x, y or log_axis(probes["y"]), LOSS_TITLE)
-    layers = [*at_equal_loss(frame, _few(probes), bins), *reference(frame, references)]
-    shared = shared_loss(probes)
-    inside = probes.filter(pl.col("x").is_between(*shared)) if shared else probes.clear()
-    means = over_seeds(per_seed(inside, geometric=y is None), geometric=y is None, by=("v",))
-    opening = f"{title}, losses that all visit" if shared else f"{title}: no loss that all visit"
-    return panel(frame, layers, numbers(readings.variants, means, opening))
-
-
-def _few(probes: pl.DataFrame, most: int = 1500) -> pl.DataFrame:
-    return probes.gather_every(max(1, -(-probes.height // most)))
-
-
 def _bands(readings: Readings, quantity: str, subtitle: str) -> tuple[Panel, ...]:
     """One band per variant, all with the same axes."""
-    edges = readings.band(quantity)
+    edges = readings.band(quantity, readings.along)
     low = over_seeds(edges.rename({"low": "y"}), geometric=True).select("v", "x", bottom="lo", low="m")
     high = over_seeds(edges.rename({"high": "y"}), geometric=True).select("v", "x", high="m", top="hi")
     rows = thinned(low.join(high, on=["v", "x"]).sort("v", "x"))
-    base = readings.ok(quantity).filter(pl.col("eta") == 0) if quantity == "loss" else edges.clear()
-    lines = thinned(over_seeds(base.select("v", "seed", "x", "y"), geometric=True)) if not base.is_empty() else None
+    lines = thinned(over_seeds(readings.base(readings.along), geometric=True)) if quantity == "loss" else None
     y = log_axis([*rows["bottom"], *rows["top"], *(lines["m"] if lines is not None else [])])
-    marks = readings.refused_in_list(quantity)
+    marks = readings.refused_in_list(quantity, readings.along)
     drawn = [variant for variant in readings.variants if variant.key in set(rows["v"])]
     return tuple(_band(readings, variant, quantity, subtitle, rows, lines, marks, y) for variant in drawn)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from alidade.core.errors import WorkError
+from alidade.core.spec import RunSpec, SurveySpec
 from alidade.report import theme
 from alidade.report.charts import without_legend
 from alidade.report.figure import Figure
@@ -53,7 +54,11 @@ def _render(study: Study, verdicts: Sequence[Verdict], drawn: Sequence[Figure]) 
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
     own = {name: Markup((_HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")}
@@ -67,7 +72,11 @@ def _render(study: Study, verdicts: Sequence[Verdict], drawn: Sequence[Figure]) 
         facts=_facts(study),
         command=str(study.manifest.get("command", "")),
         runs=_runs(study),
-        charts={"config": {**theme.config(legend=False), "aria": False}, "panels": _panels(drawn), "steppers": _steppers(drawn)},
+        charts={
+            "config": {**theme.config(legend=False), "aria": False},
+            "panels": _panels(drawn),
+            "steppers": _steppers(drawn),
+        },
         light=theme.variables("light"),
         dark=theme.variables("dark"),
         style=own["page.css"],
@@ -86,13 +95,18 @@ def _steppers(drawn: Sequence[Figure]) -> dict[str, Any]:
 
 def _kicker(study: Study) -> list[str]:
     """What was trained, in a few words."""
-    specs = list(study.specs.values())
-    return [
-        " and ".join(_each(_DATA.get(spec.data.name, spec.data.name) for spec in specs)),
-        f"{' and '.join(_each(spec.model.conv_layers for spec in specs))} convolutional layers",
-        f"{' and '.join(_each(f'{spec.steps:,}'.replace(',', ' ') for spec in specs))} steps of plain SGD",
-        seeds(spec.seed for spec in specs).partition(" (")[0],
-    ]
+    planned = [spec for spec in study.specs.values() if isinstance(spec, RunSpec)]
+    own = [spec for spec in study.specs.values() if isinstance(spec, SurveySpec)]
+    numbers = {spec.seed for spec in study.specs.values()} - {None}
+    words = [" and ".join(_each(spec.model for spec in own))]
+    if planned:
+        words = [
+            " and ".join(_each(_DATA.get(spec.data.name, spec.data.name) for spec in planned)),
+            f"{' and '.join(_each(spec.model.conv_layers for spec in planned))} convolutional layers",
+            f"{' and '.join(_each(f'{spec.steps:,}'.replace(',', ' ') for spec in planned))} steps of plain SGD",
+            *filter(None, words),
+        ]
+    return [*words, f"{len(numbers)} seed{'s' if len(numbers) != 1 else ''}"] if numbers else words
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
@@ -101,7 +115,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     seconds = _seconds(study.frame)
     facts = [
         ("Measured", _when(str(study.manifest.get("created", "")))),
-        ("Seeds", seeds(spec.seed for spec in study.specs.values())),
+        ("Seeds", seeds(spec.seed for spec in study.specs.values() if spec.seed is not None)),
         ("Networks", "; ".join(variant.label for variant in variants(study.specs))),
         ("Versions", _values(machines, "alidade", "python", "torch", "numpy", "polars", "scikit-learn", named=True)),
         ("Machine", _values(machines, "platform", "processor", "cores", "threads", "device")),

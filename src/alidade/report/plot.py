@@ -163,7 +163,7 @@ def composed(rows: Sequence[Sequence[Panel]], width: int = _WIDTH) -> dict[str, 
                 view = without_legend(view)
             legend_drawn = legend_drawn or _has_legend(panel.spec)
             views.append(view)
-        lines.append({"hconcat": views, "resolve": _APART})
+        lines.append({"hconcat": views, "resolve": _APART, "bounds": "flush", "spacing": 76})
     return {"vconcat": lines, "resolve": _APART, "datasets": _datasets([panel for row in rows for panel in row])}
 
 
@@ -188,7 +188,8 @@ def _datasets(panels: Sequence[Panel]) -> dict[str, Any]:
 
 
 def _has_legend(spec: Mapping[str, Any]) -> bool:
-    return any(channel.get("legend") for layer in spec["layer"] for channel in layer.get("encoding", {}).values())
+    channels = [channel for layer in spec["layer"] for channel in layer.get("encoding", {}).values()]
+    return any(isinstance(channel, dict) and channel.get("legend") for channel in channels)
 
 
 def _still(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def _pdf(spec: Mapping[str, Any]) -> bytes:
 def _html(spec: Mapping[str, Any]) -> bytes:
     import vl_convert
 
-    text: str = vl_convert.vegalite_to_html(spec, vl_version=VEGA_LITE, bundle=True)
+    text: str = vl_convert.vegalite_to_html(dict(spec), vl_version=VEGA_LITE, bundle=True)
     return text.encode()
 
 

@@ -33,7 +33,7 @@ class Axis:
 
     def axis(self, **options: Any) -> alt.Axis:
         """Ticks with labels in plain numbers, or powers of ten where these would be long."""
-        labels = [_label(tick, self.percent) for tick in self.ticks]
+        labels = [_label(tick, self.percent, self.log) for tick in self.ticks]
         text = f"{json.dumps(labels, ensure_ascii=False)}[indexof({json.dumps(list(self.ticks))}, datum.value)]"
         return alt.Axis(values=list(self.ticks), labelExpr=text, **options)
 
@@ -75,11 +75,11 @@ def log_ticks(low: float, high: float) -> tuple[float, ...]:
     return linear_ticks(low, high)
 
 
-def linear_ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
+def linear_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     """Round numbers within [low, high], at most about ``most``.
 
-    >>> linear_ticks(0.0, 1.0)
-    (0.0, 0.25, 0.5, 0.75, 1.0)
+    >>> linear_ticks(0.0, 120.0)
+    (0.0, 20.0, 40.0, 60.0, 80.0, 100.0, 120.0)
     """
     span = high - low
     if span <= 0:
@@ -95,11 +95,11 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _label(value: float, percent: bool) -> str:
+def _label(value: float, percent: bool, log: bool) -> str:
     if percent:
         return f"{100 * value:g} %"
-    if value > 0 and (value >= 1e4 or value < 1e-3):
+    if log and (value >= 1e4 or value < 1e-3):
         exponent = floor(log10(value) + 1e-9)
         mantissa = value / 10**exponent
         return power_of_ten(exponent) if abs(mantissa - 1) < 1e-6 else f"{mantissa:g}·{power_of_ten(exponent)}"
-    return f"{value:g}".replace("-", "−")
+    return f"{value:,.10g}".replace("-", "−").replace(",", "\u202f")

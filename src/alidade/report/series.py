@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alidade.store import Study
 
 MOST_POINTS = 400  # on one line
+RELATIVE, UPDATE = "relative_", "update_"
 LOSS_BINS = 10
 PROBES_PER_BIN = 3
 Reduction = Literal["width", "max", "min"]
@@ -43,9 +44,24 @@ class Readings:
     def frame(self) -> pl.DataFrame:
         """The tidy table with the variant's key as ``v``."""
         keys = {run: variant.key for variant in self.variants for run in variant.runs}
-        return self.study.frame.with_columns(
-            pl.col("run").replace_strict(keys, default=None).alias("v"), pl.col("step_size").round_sig_figs(9)
-        ).filter(pl.col("v").is_not_null())
+        places = {run: place for variant in self.variants for place, run in enumerate(variant.runs)}
+        known = self.study.frame.filter(pl.col("run").is_in(list(keys)))
+        return known.with_columns(
+            pl.col("run").replace_strict(keys, return_dtype=pl.String).alias("v"),
+            pl.col("seed").fill_null(pl.col("run").replace_strict(places, return_dtype=pl.Int64)),
+            pl.col("step_size").round_sig_figs(9),
+        )
+
+    @cached_property
+    def last_steps(self) -> dict[str, int]:
+        """The last step of each variant, by key."""
+        ends = self.frame.group_by("v").agg(pl.col("step").max())
+        return dict(zip(ends["v"], ends["step"], strict=True))
+
+    @cached_property
+    def along(self) -> str:
+        """Prefix of the raw line profiles: along the gradient, or else along the optimizer's update."""
+        return UPDATE if not self.has("loss") and self.has(UPDATE + "loss") else ""
 
     def has(self, quantity: str) -> bool:
         """Whether any value of the quantity may be drawn."""
@@ -68,15 +84,29 @@ class Readings:
     def named_list(self, variant: Variant, prefix: str = "") -> tuple[float, ...]:
         """The list that a band is taken over: the paper's where it was measured, else all that were."""
         measured = self.sizes(variant, prefix)
-        wanted = RELATIVE_STEPS if prefix else tuple(f * variant.learning_rate for f in PAPER_FACTORS)
+        wanted: tuple[float, ...] = ()
+        if prefix == RELATIVE:
+            wanted = RELATIVE_STEPS
+        elif not prefix and variant.learning_rate:
+            wanted = tuple(factor * variant.learning_rate for factor in PAPER_FACTORS)
         named = tuple(sorted(float(f"{size:.9g}") for size in wanted))
-        return named if set(named) <= set(measured) else measured
+        return named if named and set(named) <= set(measured) else measured
 
     def smoothed(self, quantity: str, window: int) -> pl.DataFrame:
         """Trailing mean of a training metric over ``window`` steps, per run."""
         rows = self.ok(quantity).sort("v", "seed", "x")
         mean = pl.col("y").rolling_mean(window, min_samples=1).over("v", "seed")
         return rows.with_columns(mean.alias("y")).select("v", "seed", "x", "y")
+
+    def level(self, window: int) -> pl.DataFrame:
+        """The training loss: a trailing mean of it at every step, or the loss at the probed steps without that."""
+        if self.has("train_loss"):
+            return self.smoothed("train_loss", window)
+        return self.base(self.along if self.has(self.along + "loss") else RELATIVE)
+
+    def base(self, prefix: str) -> pl.DataFrame:
+        """The loss where the line profiles start: v, seed, x, y."""
+        return self.ok(prefix + "loss").filter(pl.col("eta") == 0).select("v", "seed", "x", "y")
 
     def band(self, quantity: str, prefix: str = "") -> pl.DataFrame:
         """[min, max] of a quantity over the named list: v, seed, x, low, high; only where the list is complete."""
@@ -119,7 +149,7 @@ class Readings:
 
     def training_loss(self) -> pl.DataFrame:
         """The loss level of each run at each step, smoothed as the claims do: v, seed, step, loss."""
-        return self.smoothed("train_loss", SMOOTHING_STEPS).rename({"x": "step", "y": "loss"}).sort("step")
+        return self.level(SMOOTHING_STEPS).rename({"x": "step", "y": "loss"}).sort("step")
 
     def against_loss(self, values: pl.DataFrame) -> pl.DataFrame:
         """Values by step (v, seed, x, y, ...) with the training loss of that step as the new x."""
@@ -151,7 +181,7 @@ def over_training(readings: Readings, values: pl.DataFrame, geometric: bool = Tr
 
 def since(readings: Readings, values: pl.DataFrame, fraction: float) -> pl.DataFrame:
     """The values from this fraction of each run's steps on."""
-    starts = {variant.key: fraction * variant.spec.steps for variant in readings.variants}
+    starts = {key: fraction * step for key, step in readings.last_steps.items()}
     return values.filter(pl.col("x") >= pl.col("v").replace_strict(starts, return_dtype=pl.Float64))
 
 

@@ -10,10 +10,11 @@ import polars as pl
 
 from alidade.report.charts import SIZE_TITLE, Frame, Numbers, Panel, colour, curves, dash, data, panel, x_of, y_of
 from alidade.report.figure import Figure, note, spread_words
+from alidade.report.panels import step_axis
 from alidade.report.scales import Axis, log_axis
-from alidade.report.series import Readings, over_seeds, thinned
+from alidade.report.series import UPDATE, Readings, over_seeds, thinned
 from alidade.report.theme import css
-from alidade.report.training_figures import smoothing_window, step_axis
+from alidade.report.training_figures import smoothing_window
 from alidade.report.words import number
 
 MOST_STEPS = 120
@@ -29,17 +30,28 @@ def stepper(readings: Readings) -> Figure | None:
     distance = _profile(readings, "gradient_distance")
     steps = sorted(loss["s"].unique().to_list())
     start = min(steps, key=lambda step: abs(step - steps[-1] / 4))
-    base = over_seeds(readings.ok("loss").filter(pl.col("eta") == 0), geometric=True).rename({"x": "s"})
+    base = over_seeds(readings.base(readings.along), geometric=True).rename({"x": "s"})
     base = base.filter(pl.col("s").is_in(steps)).select("v", "s", "m")
     readout, x = _readout(readings, loss, base, steps, start), _sizes(loss)
-    panels = [_view(readings, "profile-loss", "Loss after the step", "nat, log scale; dashes: where it stands", loss, base, x, start)]
+    panels = [
+        _view(
+            readings,
+            "profile-loss",
+            "Loss after the step",
+            "nat, log scale; dashes: where it stands",
+            loss,
+            base,
+            x,
+            start,
+        )
+    ]
     if not distance.is_empty():
         unit = "nat per unit of weight, log scale"
         panels.append(_view(readings, "profile-gradient", "Gradient distance", unit, distance, None, x, start))
     return Figure(
         id="stepper",
-        title="Stand at a step and look along the gradient",
-        rows=((_overview(readings, start),), tuple(panels)) if readings.has("train_loss") else (tuple(panels),),
+        title=f"Stand at a step and look along {'its way' if readings.along == UPDATE else 'the gradient'}",
+        rows=((_overview(readings, start),), tuple(panels)),
         lead=_describe(readings, readout),
         how_to_read=(
             "Move the slider, or press play, to choose a training step. The left view shows the loss that a gradient "
@@ -47,7 +59,7 @@ def stepper(readings: Readings) -> Figure | None:
             "climbs above it overshoots. The right view shows how much the gradient has changed on the way there. The "
             f"axes stay where they are, so that curves move and the ground does not. {spread_words(readings)}"
         ),
-        note=note(readings, "loss", None),
+        note=note(readings, readings.along + "loss", None),
         variants=readings.variants,
         stepper=readout,
     )
@@ -55,7 +67,7 @@ def stepper(readings: Readings) -> Figure | None:
 
 def _profile(readings: Readings, quantity: str) -> pl.DataFrame:
     """Mean and spread over seeds: v, s (training step), x (step size), m, lo, hi."""
-    rows = readings.ok(quantity).filter(pl.col("eta") > 0).rename({"x": "s", "eta": "x"})
+    rows = readings.ok(readings.along + quantity).filter(pl.col("eta") > 0).rename({"x": "s", "eta": "x"})
     return thinned(over_seeds(rows, geometric=True, by=("v", "s", "x")), MOST_STEPS, "s")
 
 
@@ -101,7 +113,7 @@ def _with_signal(made: Panel, start: int) -> Panel:
 
 def _overview(readings: Readings, start: int) -> Panel:
     """The training loss with a rule at the chosen step: where on the way one stands."""
-    rows = thinned(over_seeds(readings.smoothed("train_loss", smoothing_window(readings)), geometric=True))
+    rows = thinned(over_seeds(readings.level(smoothing_window(readings)), geometric=True))
     y = log_axis([*rows["lo"], *rows["hi"]])
     frame = Frame(
         "profile-overview", "Training loss", "nat, log scale; the rule marks the chosen step", readings.variants,
@@ -116,9 +128,9 @@ def _overview(readings: Readings, start: int) -> Panel:
 def _readout(
     readings: Readings, loss: pl.DataFrame, base: pl.DataFrame, steps: Sequence[int], start: int
 ) -> dict[str, Any]:
-    """What stands beside the slider at each step: per variant the loss here, and after one step of the learning rate."""
+    """What stands beside the slider: per variant and step the loss here, and after the step of the training."""
     before = {(row["v"], row["s"]): row["m"] for row in base.to_dicts()}
-    after = _at_learning_rate(readings, loss)
+    after = _after_the_step(readings, loss)
     cells = {
         variant.key: [_change(before.get((variant.key, step)), after.get((variant.key, step))) for step in steps]
         for variant in readings.variants
@@ -130,11 +142,12 @@ def _change(before: float | None, after: float | None) -> str:
     return " → ".join("–" if value is None else number(value) for value in (before, after))
 
 
-def _at_learning_rate(readings: Readings, rows: pl.DataFrame) -> dict[tuple[str, int], float]:
-    """The mean at the step size that equals the learning rate, by variant and step."""
+def _after_the_step(readings: Readings, rows: pl.DataFrame) -> dict[tuple[str, int], float]:
+    """The mean at the step that training takes (the learning rate along the gradient, 1 along the update)."""
     found: dict[tuple[str, int], float] = {}
     for variant in readings.variants:
-        near = (pl.col("x") / variant.learning_rate - 1).abs() < 1e-6
+        size = 1.0 if readings.along == UPDATE else variant.learning_rate or 0.0
+        near = (pl.col("x") - size).abs() < 1e-6 * size
         own = rows.filter((pl.col("v") == variant.key) & near)
         found |= {(row["v"], row["s"]): row["m"] for row in own.to_dicts()}
     return found
@@ -143,4 +156,5 @@ def _at_learning_rate(readings: Readings, rows: pl.DataFrame) -> dict[tuple[str,
 def _describe(readings: Readings, readout: dict[str, Any]) -> Numbers:
     """The slider's first position in words; the page keeps the numbers up to date."""
     entries = tuple((variant, readout["cells"][variant.key][readout["start"]], "") for variant in readings.variants)
-    return Numbers("Loss here → after one step of η = learning rate (nat)", entries)
+    step = "the optimizer’s step" if readings.along == UPDATE else "one step of η = learning rate"
+    return Numbers(f"Loss here → after {step} (nat)", entries)

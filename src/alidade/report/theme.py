@@ -1,4 +1,4 @@
-"""Colours and type of every chart. A chart names colours as CSS variables; a page resolves them, an export replaces them.
+"""Colours and type of every chart. A chart names its colours as CSS variables; an export puts their values.
 
 The hues are Okabe and Ito's, darkened on white and lightened on black until each reads at 4.5 : 1 as text.
 """
@@ -36,6 +36,7 @@ NORMS: dict[str, tuple[str, str]] = {
     "noisy": ("norm-noisy", "Noisy BatchNorm"),
 }
 EXTRA_COLOURS = ("norm-extra-1", "norm-extra-2", "norm-extra-3")
+ALL_COLOURS = ("norm-batch", "norm-none", "norm-noisy", *EXTRA_COLOURS)
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (5, 3), (2, 2), (7, 2, 2, 2))
 
 SANS = '"Helvetica Neue", Helvetica, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
@@ -73,7 +74,7 @@ def config(legend: bool) -> dict[str, Any]:
     text = {"labelColor": css("ink-soft"), "titleColor": css("ink-soft"), "labelFontSize": 11.5, "titleFontSize": 11.5}
     return {
         "background": "transparent",
-        "padding": {"left": 0, "right": 6, "top": 0, "bottom": 0},
+        "padding": 18 if legend else {"left": 0, "right": 6, "top": 0, "bottom": 0},
         "font": SANS,
         "view": {"stroke": None},
         "axis": {
@@ -84,11 +85,12 @@ def config(legend: bool) -> dict[str, Any]:
         "axisX": {"labelFlush": True, "grid": False, "domain": True, "domainColor": css("rule"), "titleAlign": "right"},
         "title": {
             "anchor": "start", "frame": "bounds", "offset": 11, "fontSize": 13.5, "fontWeight": 600,
-            "color": css("ink"), "subtitleColor": css("ink-soft"), "subtitleFontSize": 11.5, "subtitlePadding": 4,
+            "color": css("ink"), "subtitleColor": css("ink-soft"), "subtitleFont": SANS,
+            "subtitleFontSize": 11.5, "subtitlePadding": 4,
         },
         "legend": {"disable": True} if not legend else {
             "orient": "top", "title": None, "labelColor": css("ink"), "labelFontSize": 12, "symbolStrokeWidth": 3,
-            "symbolType": "stroke", "symbolSize": 160, "labelLimit": 400,
+            "symbolType": "stroke", "symbolSize": 160, "symbolOpacity": 1, "labelLimit": 400,
         },
         "line": {"strokeWidth": 2, "strokeCap": "round", "strokeJoin": "round"},
         "point": {"filled": True},

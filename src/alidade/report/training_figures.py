@@ -7,7 +7,8 @@ import polars as pl
 from alidade.claims.quantities import WARM_UP
 from alidade.report.charts import Frame, Panel, curves, numbers, panel, refused, strips
 from alidade.report.figure import Figure, note, spread_words
-from alidade.report.scales import Axis, linear_axis, log_axis
+from alidade.report.panels import step_axis
+from alidade.report.scales import linear_axis, log_axis
 from alidade.report.series import Readings, over_seeds, per_seed, since, thinned
 
 #: The last part of training, over which end levels are averaged.
@@ -16,11 +17,12 @@ END = 0.1
 
 def training(readings: Readings) -> Figure | None:
     """Loss and accuracy along training (Fig. 1 of the paper): trailing means over mini-batches."""
-    if not readings.has("train_loss"):
-        return None
     window = smoothing_window(readings)
-    ends = over_seeds(_end(readings, "train_loss"), geometric=True, by=("v",))
-    panels = [_loss(readings, window)]
+    level = readings.level(window)
+    if level.is_empty():
+        return None
+    ends = per_seed(since(readings, level, 1 - END), geometric=False)
+    panels = [_loss(readings, level)]
     if readings.has("train_accuracy"):
         panels.append(_accuracy(readings, "train_accuracy", "Training accuracy", window))
     if readings.has("test_accuracy"):
@@ -29,7 +31,11 @@ def training(readings: Readings) -> Figure | None:
         id="training",
         title="How fast each network learns",
         rows=(tuple(panels),),
-        lead=numbers(readings.variants, ends, "Training loss over the last tenth of the steps (nat)"),
+        lead=numbers(
+            readings.variants,
+            over_seeds(ends, geometric=True, by=("v",)),
+            "Training loss over the last tenth of the steps (nat)",
+        ),
         how_to_read=(
             "Lower loss and higher accuracy sooner is better. Everything below compares these networks while they "
             f"stand at different heights, so keep this picture in mind. {spread_words(readings)} Training numbers are "
@@ -42,16 +48,11 @@ def training(readings: Readings) -> Figure | None:
 
 def smoothing_window(readings: Readings) -> int:
     """Steps of the trailing mean of the training curves: a sixtieth of the run, at least 5."""
-    return max(5, max(variant.spec.steps for variant in readings.variants) // 60)
+    return max(5, max(readings.last_steps.values()) // 60)
 
 
-def step_axis(readings: Readings) -> Axis:
-    """Training steps from 0 to the longest run's end."""
-    return linear_axis(0, max(variant.spec.steps for variant in readings.variants))
-
-
-def _loss(readings: Readings, window: int) -> Panel:
-    rows = thinned(over_seeds(readings.smoothed("train_loss", window), geometric=True))
+def _loss(readings: Readings, level: pl.DataFrame) -> Panel:
+    rows = thinned(over_seeds(level, geometric=True))
     frame = Frame(
         "training-loss", "Training loss", "nat, log scale", readings.variants,
         step_axis(readings), log_axis([*rows["lo"], *rows["hi"]]),

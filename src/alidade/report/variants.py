@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alidade.report.theme import DASHES, EXTRA_COLOURS, NORMS
-
-if TYPE_CHECKING:
-    from alidade.core.spec import RunSpec
+from alidade.core.spec import AnyRunSpec, RunSpec, SurveySpec
+from alidade.report.theme import ALL_COLOURS, DASHES, EXTRA_COLOURS, NORMS
 
 _ORDER = ("none", "batch", "noisy")
 _WORDS = {
@@ -41,43 +39,74 @@ class Drawn:
 class Variant(Drawn):
     """Runs that share everything but the seed."""
 
-    norm: str
-    learning_rate: float
-    spec: RunSpec  # of the first seed
+    norm: str | None  # None for a training of the user's own
+    learning_rate: float | None
+    spec: AnyRunSpec  # of the first seed
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
 
 
-def variants(specs: Mapping[str, RunSpec]) -> tuple[Variant, ...]:
-    """The variants among ``specs`` (by run id), plain networks first."""
-    groups: dict[str, list[tuple[int, str, RunSpec]]] = defaultdict(list)
-    for run, spec in specs.items():
-        groups[spec.model_copy(update={"seed": 0}).canonical_json()].append((spec.seed, run, spec))
-    first = {identity: min(members, key=lambda m: m[0])[2] for identity, members in groups.items()}
+def variants(specs: Mapping[str, AnyRunSpec]) -> tuple[Variant, ...]:
+    """The variants among ``specs`` (by run id), plain networks first, trainings of the user's own last."""
+    groups: dict[str, list[tuple[str, AnyRunSpec]]] = defaultdict(list)
+    for run, spec in sorted(specs.items(), key=lambda item: (item[1].seed or 0, item[0])):
+        groups[_identity(spec)].append((run, spec))
+    first = {identity: members[0][1] for identity, members in groups.items()}
+    planned = {identity: spec for identity, spec in first.items() if isinstance(spec, RunSpec)}
+    own = {identity: spec for identity, spec in first.items() if isinstance(spec, SurveySpec)}
+    looks = {**_planned_looks(planned), **_own_looks(own)}
+    return tuple(_variant(f"v{i}", looks[identity], groups[identity]) for i, identity in enumerate(looks))
+
+
+#: Colour, label and dashes.
+_Look = tuple[str, str, tuple[int, ...]]
+
+
+def _variant(key: str, look: _Look, members: Sequence[tuple[str, AnyRunSpec]]) -> Variant:
+    colour, label, dash = look
+    spec = members[0][1]
+    norm: str | None
+    given: object
+    if isinstance(spec, RunSpec):
+        norm, given = spec.model.norm, spec.optimizer.learning_rate
+    else:
+        norm, given = None, spec.optimizer_defaults.get("lr")
+    rate = float(given) if isinstance(given, int | float) else None
+    runs = tuple(run for run, _ in members)
+    seeds = tuple(member.seed for _, member in members if member.seed is not None)
+    return Variant(key, label, colour, dash, norm, rate, spec, runs, seeds)
+
+
+def _identity(spec: AnyRunSpec) -> str:
+    """What is the same for all seeds."""
+    if isinstance(spec, RunSpec):
+        return spec.model_copy(update={"seed": 0}).canonical_json()
+    if spec.seed is None:
+        return spec.canonical_json()
+    config = {name: value for name, value in spec.config.items() if name != "seed"}
+    return spec.model_copy(update={"name": "", "config": config}).canonical_json()
+
+
+def _planned_looks(first: Mapping[str, RunSpec]) -> dict[str, _Look]:
     varying = _varying(first.values())
     names = {identity: _difference(spec, varying) for identity, spec in first.items()}
-    ordered = sorted(first, key=lambda identity: (*_rank(first[identity].model.norm), names[identity], identity))
     dashes = {text: DASHES[i % len(DASHES)] for i, text in enumerate(sorted(set(names.values()), key=_natural))}
     extras = sorted({spec.model.norm for spec in first.values()} - set(NORMS))
-    result = []
-    for index, identity in enumerate(ordered):
-        spec, difference = first[identity], names[identity]
-        colour, label = _norm_words(spec.model.norm, extras)
-        members = sorted(groups[identity], key=lambda m: m[0])
-        result.append(
-            Variant(
-                key=f"v{index}",
-                label=f"{label}, {difference}" if difference else label,
-                norm=spec.model.norm,
-                colour=colour,
-                dash=dashes[difference],
-                learning_rate=spec.optimizer.learning_rate,
-                spec=spec,
-                runs=tuple(run for _, run, _ in members),
-                seeds=tuple(seed for seed, _, _ in members),
-            )
-        )
-    return tuple(result)
+    looks: dict[str, _Look] = {}
+    for identity in sorted(first, key=lambda key: (*_rank(first[key].model.norm), _natural(names[key]), key)):
+        colour, label = _norm_words(first[identity].model.norm, extras)
+        difference = names[identity]
+        looks[identity] = (colour, f"{label}, {difference}" if difference else label, dashes[difference])
+    return looks
+
+
+def _own_looks(first: Mapping[str, SurveySpec]) -> dict[str, _Look]:
+    """Trainings of the user's own: by name, in the order of their names."""
+    ordered = sorted(first, key=lambda identity: (first[identity].name, identity))
+    return {
+        identity: (ALL_COLOURS[i % len(ALL_COLOURS)], first[identity].name, DASHES[i // len(ALL_COLOURS) % len(DASHES)])
+        for i, identity in enumerate(ordered)
+    }
 
 
 def _norm_words(norm: str, extras: Sequence[str]) -> tuple[str, str]:

@@ -74,6 +74,8 @@ def seeds(numbers: Iterable[int]) -> str:
     ('3 seeds (100–102)', '1 seed (7)', '2 seeds (1, 4)')
     """
     ordered = sorted(set(numbers))
+    if not ordered:
+        return ""
     if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
         inside = f"{ordered[0]}–{ordered[-1]}"
     else:

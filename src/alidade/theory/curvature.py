@@ -66,18 +66,16 @@ def theorem_4_2(
     at = moments(y, eps)
     factor, pull = (gamma / at.s[:, 0]).square(), gamma / (at.m * at.s[:, 0].square())
     size, aligned = squared_norm(u), pull * dot(g, at.yhat)
-    Qu, kind = u, "bound"
+    Qu = u
+    kind: Kind = "bound"
     terms = {"pull": -aligned * size}
     if form == "corrected":
-        Qu, kind = project(u, at), "identity"
+        Qu = project(u, at)
+        kind = "identity"
         terms["pull"] = -aligned * ((3 - 2 * at.fullness) * size - dot(at.yhat, u).square() / at.m)
     terms["curvature"] = factor * dot(Qu, H_Qu)
     scale = _product_scale(u, H_Qu, y, g, gamma, at)
-    return assemble(dot(u, Hhat_u), terms, coverage(y, gamma, u, g), _kind(kind), scale)
-
-
-def _kind(kind: str) -> Kind:
-    return "identity" if kind == "identity" else "bound"
+    return assemble(dot(u, Hhat_u), terms, coverage(y, gamma, u, g), kind, scale)
 
 
 def _product_scale(u: Tensor, H_Qu: Tensor, y: Tensor, g: Tensor, gamma: Tensor, at: Moments) -> Tensor:

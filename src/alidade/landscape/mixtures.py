@@ -1,0 +1,234 @@
+"""The gradient of the loss at mixtures of two states, where the layers up to some point are updated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from alidade.core.errors import AlidadeError, CallError, RefusedError
+from alidade.core.records import Statistics
+from alidade.landscape.isolation import call_at, isolated
+from alidade.landscape.layers import layers_seen
+from alidade.landscape.loss import LossFunction, as_scalar
+from alidade.landscape.objective import Part
+from alidade.landscape.prefix import PrefixCache
+from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
+from alidade.landscape.watch import Watch
+
+Tensors = dict[str, Tensor]
+T = TypeVar("T")
+
+#: Two losses that differ by no more than this, in units of their precision, are one loss in another order of sums.
+_SAME = 16.0
+_DETERMINISTIC = 1e3  # as for an objective
+
+
+@dataclass(frozen=True)
+class Request:
+    """A gradient to take: of which parameters, with which layers updated, and which layers it is about."""
+
+    group: frozenset[str]
+    updated: frozenset[str]
+    parameters: tuple[str, ...]
+
+
+class Mixtures:
+    """One (micro-)batch's loss where some layers are as in the state after the step, and all else as before it.
+
+    Construction is one forward and backward pass with nothing updated, which finds ``gradient``, ``layers`` and
+    ``statistics``. ``whole``: every evaluation is a full one. It is so under gradient checkpointing, which calls
+    modules again during the backward pass, and for a loss that takes gradients itself; and it becomes so where a
+    shortened evaluation fails or does not give the loss that a full one gives.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        part: Part,
+        states: tuple[Tensors, Tensors],
+        statistics: str | None,
+    ) -> None:
+        self._model, self._loss_fn, self._part = model, loss_fn, part
+        self._before, self._after = states
+        self._declared = statistics
+        self._through_backward = False  # reentrant checkpointing refuses autograd.grad
+        self._trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._home_of: Mapping[str, str] = {}
+        self.statistics: Statistics = "none"
+        try:
+            self._observe()
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            self._through_backward = True
+            self._observe()
+
+    def gradients(self, requests: Sequence[Request]) -> list[Tensors]:
+        """One gradient per request; the groups must come in order of first use."""
+        if not requests:
+            return []
+        if not self.whole:
+            try:
+                found = self._shortened(requests)
+            except AlidadeError:
+                raise
+            except RuntimeError:  # such as a loss that differentiates with respect to other parameters by itself
+                found = None
+            if found is not None:
+                return found
+            self.whole = True
+        self._confirm(self._loss, self._value(frozenset()))
+        return [self._gradient(request)[1] for request in requests]
+
+    def _observe(self) -> None:
+        def work(model: nn.Module, leaves: Tensors) -> tuple[Tensor, list[Tensor | None], Watch]:
+            check_statistics(model, self._declared)
+            self.statistics = describe_statistics(model)
+            watch = Watch(model, leaves)
+            watch.attach()
+            with watch:
+                loss = self._evaluated(model)
+            if not loss.requires_grad:
+                raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
+            return loss.detach(), self._differentiated(loss, [leaves[name] for name in self._trainable]), watch
+
+        self._loss, found, self._watch = self._at(frozenset(), self._trainable, work)
+        self._found = dict(zip(self._trainable, found, strict=True))
+        self.layers = layers_seen(self._model, self._watch, self._found)
+        self._home_of = self.layers.home_of
+        self.gradient = {name: _dense(value, self._before[name]) for name, value in self._found.items()}
+        self.whole = self._watch.called_in_backward or self._watch.differentiated_inside or self._through_backward
+
+    def _shortened(self, requests: Sequence[Request]) -> list[Tensors] | None:
+        """The gradients from evaluations that start at the layer; None where the loss came out another.
+
+        With all layers before the last group updated, one forward pass computes what every group's evaluation
+        begins with; and its loss must come out of the last evaluation too.
+        """
+        last = requests[-1]
+        cache = PrefixCache(self._model, self._part.conditions.randomness)
+        plain, watch = self._kept(last, cache)
+        layers = layers_seen(self._model, watch, self._found)
+        if list(layers.trainable) != list(self.layers.trainable):
+            return None
+        ends = watch.ends_of_calls()
+        gradients = []
+        for request in requests:
+            loss, gradient = self._gradient(request, lambda: cache.hand_out(ends, layers.begin(request.group)))
+            gradients.append(gradient)
+        if torch.isclose(loss, plain, rtol=_SAME * torch.finfo(loss.dtype).eps, atol=0, equal_nan=True):
+            return gradients
+        self._confirm(plain, self._value(last.updated))
+        return None
+
+    def _kept(self, last: Request, cache: PrefixCache) -> tuple[Tensor, Watch]:
+        """The loss with all updated that the last request wants updated; the cache keeps what modules return."""
+        begin = self.layers.begin(last.group)
+        before_it = [module for module, end in self._watch.ends_of_calls().items() if end < begin]
+
+        def work(model: nn.Module, leaves: Tensors) -> tuple[Tensor, Watch]:
+            watch = Watch(model, leaves)
+            watch.attach()
+            cache.keep(before_it, self._watch.changed_in_place)
+            with watch:
+                return self._evaluated(model).detach(), watch
+
+        return self._at(last.updated, self._trainable, work)
+
+    def _gradient(self, request: Request, prepare: Callable[[], None] | None = None) -> tuple[Tensor, Tensors]:
+        """Loss and gradient; where something is prepared, nothing is taped but what depends on the group."""
+
+        def work(model: nn.Module, leaves: Tensors) -> tuple[Tensor, list[Tensor | None]]:
+            if prepare is not None:
+                prepare()
+            loss = self._evaluated(model)
+            return loss.detach(), self._differentiated(loss, [leaves[name] for name in request.parameters])
+
+        differentiated = self._trainable if prepare is None else request.parameters
+        loss, found = self._at(request.updated, differentiated, work)
+        named = zip(request.parameters, found, strict=True)
+        return loss, {name: _dense(gradient, self._before[name]) for name, gradient in named}
+
+    def _value(self, updated: frozenset[str]) -> Tensor:
+        return self._at(updated, self._trainable, lambda model, leaves: self._evaluated(model).detach())
+
+    def _evaluated(self, model: nn.Module) -> Tensor:
+        loss = as_scalar(self._loss_fn(model, self._part.batch))
+        return loss if self._part.weight == 1 else self._part.weight * loss
+
+    def _differentiated(self, loss: Tensor, leaves: list[Tensor]) -> list[Tensor | None]:
+        if not loss.requires_grad:
+            return [None] * len(leaves)
+        if not self._through_backward:
+            return list(torch.autograd.grad(loss, leaves, allow_unused=True))
+        with _grads_of_others_kept(loss, leaves):
+            loss.backward()
+        return [leaf.grad for leaf in leaves]
+
+    def _at(self, updated: frozenset[str], differentiated: Sequence[str], work: Callable[[nn.Module, Tensors], T]) -> T:
+        """``work`` on the model with the updated layers from the state after the step and the rest from before."""
+        conditions, model = self._part.conditions, self._model
+        mixed = {
+            name: self._after[name] if self._home_of.get(name) in updated else tensor
+            for name, tensor in self._before.items()
+        }
+        with torch.inference_mode(False), torch.enable_grad():
+            wanted = set(differentiated)
+            names = [name for name, _ in model.named_parameters()]
+            leaves = {name: mixed.pop(name).detach().requires_grad_(name in wanted) for name in names}
+            with isolated(model, conditions.randomness), conditions.replayed(model), _one_attention():
+                switch_statistics(model, self._declared)
+                return call_at(model, leaves, lambda model: work(model, leaves), (conditions.buffers or {}) | mixed)
+
+    def _confirm(self, first: Tensor, second: Tensor) -> None:
+        tolerance = _DETERMINISTIC * torch.finfo(first.dtype).eps
+        if not torch.isclose(first, second, rtol=tolerance, atol=0, equal_nan=True):
+            raise RefusedError(
+                f"covariate_shift: expected the same loss twice at the same parameters, got {float(first)!r} and "
+                f"{float(second)!r}; the model or loss_fn keeps state or draws from a generator of its own"
+            )
+
+
+def _dense(gradient: Tensor | None, like: Tensor) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(like)
+    return gradient.to_dense() if gradient.is_sparse else gradient.detach()
+
+
+@contextmanager
+def _one_attention() -> Iterator[None]:
+    """Transformer layers take the same path whether or not their parameters are differentiated."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
+@contextmanager
+def _grads_of_others_kept(loss: Tensor, ours: Sequence[Tensor]) -> Iterator[None]:
+    """A backward pass inside leaves ``.grad`` alone on every leaf of the graph that is not ours."""
+    own, others = set(map(id, ours)), {}
+    seen, todo = set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [function for function, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in own:
+            others[leaf] = leaf.grad
+            leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, grad in others.items():
+            leaf.grad = grad

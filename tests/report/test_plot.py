@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from alidade.core.errors import CallError, WorkError
+from alidade.core.records import LineProfile, Provenance
+from alidade.report.plot import plot
+
+MAGIC = {".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!DOCTYPE html>"}
+
+
+@pytest.fixture(scope="module")
+def profile():
+    eta = np.array([0.05, 0.1, 0.2, 0.4])
+    return LineProfile(
+        step_sizes=eta, losses=np.array([1.0, 0.9, 1.5, np.inf]), gradient_distances=3 * eta, gradient_cosines=1 - eta,
+        effective_smoothness=20 / eta**0.2, directional_curvature=10 / eta, resolution=0.1 + 0 * eta,
+        status=("ok", "ok", "below_resolution", "ok"), loss=1.1, gradient_norm=2.0, direction_norm=2.0,
+        provenance=Provenance("batch", "float32", 64, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", MAGIC)
+def test_a_chart_is_saved_in_each_format(tmp_path, profile, suffix):
+    path = plot(profile).save(tmp_path / f"x{suffix}")
+    assert path.read_bytes().lstrip().startswith(MAGIC[suffix])
+
+
+def test_a_saved_page_fetches_nothing(tmp_path, profile):
+    html = plot(profile).save(tmp_path / "x.html").read_text()
+    assert 'src="http' not in html
+    assert "jsdelivr" not in html
+
+
+def test_another_format_lists_the_known_ones(tmp_path, profile):
+    with pytest.raises(CallError, match=r"expected a name that ends in \.svg, \.html, \.png, \.pdf, got 'x\.bmp'"):
+        plot(profile).save(tmp_path / "x.bmp")
+
+
+def test_an_unwritable_place_is_one_line(tmp_path, profile):
+    with pytest.raises(WorkError, match="expected a file that can be written"):
+        plot(profile).save(tmp_path / "missing" / "x.svg")
+
+
+@pytest.mark.parametrize("thing", [3, "runs/demo", [], [1, 2], None, {"a": 1}])
+def test_what_cannot_be_plotted_is_told_what_can(thing):
+    with pytest.raises(CallError, match="expected a LineProfile, a Study, a table as"):
+        plot(thing)
+
+
+def test_numbers_that_may_not_be_drawn_are_not_in_the_picture(profile):
+    datasets = plot(profile).spec["datasets"]
+    assert all("inf" not in values for values in datasets.values())
+    smoothness = next(values for name, values in datasets.items() if "smoothness" in name)
+    assert len(smoothness.strip().splitlines()) == 1 + 3  # a header, and all but the one below its resolution
+
+
+@pytest.mark.parametrize("kind", ["study", "table", "verdicts", "survey"])
+def test_studies_tables_and_verdicts_are_drawn(synthetic, study, verdicts, kind):
+    few = study.frame.filter(study.frame["run"].is_in(list(study.specs)[:2]))
+    things = {"study": study, "table": few, "verdicts": verdicts, "survey": synthetic.survey()}
+    svg = plot(things[kind])._repr_html_()
+    assert svg.startswith("<svg")
+    assert "NaN" not in svg
+    assert "var(--" not in svg
+
+
+def test_one_figure_of_a_study_can_be_chosen(study):
+    spec = plot(study, figure="smoothness").spec
+    assert spec["vconcat"][0]["title"]["text"].startswith("Effective smoothness")
+    with pytest.raises(CallError, match="expected figure to be one of training, loss_band"):
+        plot(study, figure="smoothnes")
+
+
+def test_a_figure_that_the_study_lacks_is_said(synthetic):
+    with pytest.raises(CallError, match="holds no measurements for the figure 'noisy'"):
+        plot(synthetic.study(norms=("none",), seeds=[100]), figure="noisy")
+
+
+def test_a_notebook_gets_picture_and_specification(profile):
+    bundle = plot(profile)._repr_mimebundle_()
+    assert bundle["image/svg+xml"].startswith("<svg")
+    assert "vconcat" in bundle["application/vnd.vegalite.v6+json"]
