@@ -54,7 +54,7 @@ clean: ## remove .venv and caches; measured runs stay
 
 # The first Python that runs (a name on the path may be a dead shim) and is new enough.
 .venv/bin/python:
-	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python) none; do \
+	@for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python) none; do \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
 	done; \
 	if [ $$python = none ]; then \

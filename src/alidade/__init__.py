@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from alidade import nn as nn
     from alidade import theory as theory
     from alidade.landscape.objective import Objective as Objective
+    from alidade.probes.activations import activation_statistics as activation_statistics
+    from alidade.probes.covariate_shift import covariate_shift as covariate_shift
+    from alidade.probes.layer_scalars import layer_scalars as layer_scalars
     from alidade.probes.line import line_profile as line_profile
     from alidade.report.plot import plot as plot
     from alidade.store import load as load
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 #: Where each public name lives; None: it is a module of its own.
 _HOMES = {
     "Objective": "alidade.landscape.objective",
+    "activation_statistics": "alidade.probes.activations",
+    "covariate_shift": "alidade.probes.covariate_shift",
+    "layer_scalars": "alidade.probes.layer_scalars",
     "line_profile": "alidade.probes.line",
     "Survey": "alidade.survey",
     "load": "alidade.store",

@@ -115,7 +115,8 @@ class Survey:
         self._session = Session(wanted, _Fan((self._live, *recorders)), Budget(budget))
         self._recorder = _Fan((self._live, *recorders))
         self.step = 0  # optimizer steps seen
-        self._chosen: list[str] = []
+        self._announced = False  # whether the data of the next step are known
+        self._chosen: list[str] = []  # probes that this step is to have
         self._pending: list[_Pending] = []
         self._start: Tensors | None = None
         self._autocast: tuple[AutocastState, ...] | None = None
@@ -141,8 +142,8 @@ class Survey:
             raise CallError("survey: expected an open one, got observe() after close(); make a new Survey")
         if not accumulate:
             self._drop()
-        if not self._pending:
-            self._chosen = self._session.due(self.step)
+        if not self._announced:
+            self._announced, self._chosen = True, self._session.due(self.step)
         if self._chosen:
             began = time.perf_counter()
             self._pending.append(_Pending(batch, weight, ForwardWatch(self._model)))
@@ -174,8 +175,8 @@ class Survey:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         refuse_inside_backward()
-        if not self._pending:
-            self._chosen = self._session.due(self.step)  # the training steps without having announced its data
+        if not self._announced:
+            self._chosen = self._session.due(self.step)  # due, and to be recorded as not measured
         if self._chosen:
             began = time.perf_counter()
             self._start = trainable(self._model)
@@ -225,7 +226,7 @@ class Survey:
     def _drop(self) -> None:
         for pending in self._pending:
             pending.watch.stop()
-        self._pending, self._chosen, self._start = [], [], None
+        self._pending, self._chosen, self._start, self._announced = [], [], None, False
 
 
 class _Fan:

@@ -59,7 +59,7 @@ def run_rows(run: RunSpec, every: int = 4, relative: bool = True, gradients: boo
     for step in steps[::every]:
         here, wobble = noisy[step], rng.lognormal(0, 0.35)
         base = norm * np.sqrt(here)
-        profiles = [("", [f * rate / 0.1 for f in RAW], beta * wobble, 0.4 * growth)]
+        profiles = [("", [round(f * rate / 0.1, 9) for f in RAW], beta * wobble, 0.4 * growth)]
         if relative:
             profiles.append(("relative_", RELATIVE, beta / 3 * wobble, growth))
         for prefix, sizes, smooth, rise in profiles:

@@ -101,3 +101,18 @@ def test_the_sliders_steps_are_the_probed_ones(study):
 
 def test_an_empty_table_makes_no_figure(synthetic, study):
     assert figures(synthetic.replaced(study, study.frame.clear())) == []
+
+
+def test_runs_that_did_not_train_are_named(synthetic, study):
+    first = study.frame["run"][0]
+    flat = study.frame.with_columns(
+        pl.when((pl.col("run") == first) & (pl.col("quantity") == "train_loss"))
+        .then(2.3)
+        .otherwise("value")
+        .alias("value")
+    )
+    training = figures(synthetic.replaced(study, flat))[0]
+    assert training.how_to_read.startswith(
+        "1 of 5 runs of “No norm” ended no lower than 80% of the loss they began with"
+    )
+    assert not figures(study)[0].how_to_read.startswith("1 of")

@@ -4,20 +4,24 @@ from alidade.report.finding import finding, key_numbers
 from alidade.report.verdict_table import verdict_groups
 
 
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")
+
+
 def test_the_finding_carries_number_interval_seeds_and_the_scale_free_twin(verdicts):
-    assert finding(verdicts).sentence == (
+    assert plain(finding(verdicts).sentence) == (
         "With BatchNorm the same network stood on smoother ground: its loss band was 7.3 times narrower "
         "(95 % interval 4.1 to 13, 5 seeds), and, with the scale of the weights taken out, 31 times narrower "
         "(9 to 110)."
     )
-    assert "At equal training loss it was 2.2 times narrower (1.4 to 3.5)" in finding(verdicts).qualifications
-    assert "Of 14 claims, 11 supported, 1 refuted and 2 undecided." in finding(verdicts).qualifications
+    assert "At equal training loss it was 2.2 times narrower (1.4 to 3.5)" in plain(finding(verdicts).qualifications)
+    assert "Of 14 claims, 11 supported, 1 refuted and 2 undecided." in plain(finding(verdicts).qualifications)
 
 
 def test_where_only_the_raw_form_holds_it_depends_on_the_scale_of_the_weights(synthetic):
     raw = synthetic.verdict("loss_band", 7.3, (4.1, 13.0))
     twin = synthetic.verdict("loss_band_scale_free", 0.5, (0.3, 0.8))
-    sentence = finding([raw, twin]).sentence
+    sentence = plain(finding([raw, twin]).sentence)
     assert "but it depends on the scale of the weights" in sentence
     assert "2 times wider (1.2 to 3.3)" in sentence
     assert key_numbers([raw, twin])[0].remark == "depends on weight scale"
@@ -27,8 +31,19 @@ def test_an_undecided_twin_is_called_undecided(synthetic):
     raw = synthetic.verdict("loss_band", 7.3, (4.1, 13.0))
     twin = synthetic.verdict("loss_band_scale_free", 1.2, (0.7, 2.1))
     assert "with the scale of the weights taken out this is undecided: 1.2 times narrower (0.7 to 2.1)" in (
-        finding([raw, twin]).sentence
+        plain(finding([raw, twin]).sentence)
     )
+
+
+def test_the_tally_is_a_sentence(synthetic):
+    raw, twin = synthetic.verdict("loss_band", 7.3, (4.1, 13.0)), synthetic.verdict("loss_band_scale_free", 3, (2, 4))
+    assert finding([raw, twin]).qualifications == "All 2 claims are supported."
+    assert finding([raw]).qualifications == "The only claim is supported."
+
+
+def test_fewer_seeds_at_equal_loss_are_said(synthetic):
+    pair = [synthetic.verdict("loss_band", 7.3, (4, 13)), synthetic.verdict("loss_band_equal_loss", 3, (1.4, 6), n=4)]
+    assert "3 times narrower (1.4 to 6, 4 seeds)" in plain(finding(pair).qualifications)
 
 
 def test_a_missing_twin_is_mentioned(synthetic):
@@ -38,20 +53,20 @@ def test_a_missing_twin_is_mentioned(synthetic):
 
 
 def test_one_seed_decides_nothing(synthetic):
-    sentence = finding(synthetic.undecided()).sentence
+    sentence = plain(finding(synthetic.undecided()).sentence)
     assert sentence.startswith("A single draw, so nothing is decided: with BatchNorm the loss band was 7.3 times")
     assert "no interval, 1 seed" in sentence
 
 
 def test_an_undecided_interval_is_not_sold_as_a_difference(synthetic):
-    sentence = finding([synthetic.verdict("loss_band", 1.3, (0.7, 2.4))]).sentence
+    sentence = plain(finding([synthetic.verdict("loss_band", 1.3, (0.7, 2.4))]).sentence)
     assert sentence.startswith(
         "Undecided: with BatchNorm the loss band was 1.3 times narrower, but the interval holds no"
     )
 
 
 def test_a_refuted_claim_is_told_as_what_was_found(synthetic):
-    sentence = finding([synthetic.verdict("loss_band", 0.4, (0.2, 0.5))]).sentence
+    sentence = plain(finding([synthetic.verdict("loss_band", 0.4, (0.2, 0.5))]).sentence)
     assert sentence.startswith(
         "Here BatchNorm did not do what the paper reports: with it the loss band was 2.5 times wider"
     )

@@ -248,7 +248,8 @@ class Objective:
         differentiate: bool,
     ) -> T:
         with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
-            leaves = {name: tensor.detach().requires_grad_(differentiate) for name, tensor in point.items()}
+            # Also without gradients the leaves ask for them, as parameters do: torch chooses kernels by that.
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
             real = {self._real_names[name]: leaf for name, leaf in leaves.items()}
             with isolated(self.model, part.conditions.randomness), part.conditions.replayed(self.model):
                 switch_statistics(self.model, self._declared)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+
+
+#: A probe's cost is the largest of its last few: on a busy machine the last one alone is often too small.
+REMEMBERED_COSTS = 5
 
 
 class Budget:
     """Probes may take ``share`` of the time that the training itself takes; None sets no limit.
 
-    A probe starts only when the seconds of its last run are in the bucket. Its first run has no known cost: it
+    A probe starts only when the seconds of its last run (the longest of its last five) are in the bucket. Its first run has no known cost: it
     starts at once and what it took is paid back before anything else starts.
 
     >>> seconds = iter([0.0, 0.0, 10.0, 100.0])
@@ -26,7 +31,7 @@ class Budget:
     def __init__(self, share: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._share, self._clock = share, clock
         self._began = clock()
-        self._costs: dict[str, float] = {}
+        self._costs: dict[str, deque[float]] = {}
         self.spent = 0.0  # seconds, all probes and what surrounds them
 
     def affordable(self, probes: Sequence[str]) -> list[str]:
@@ -35,7 +40,7 @@ class Budget:
             return list(probes)
         left, chosen = self._share * self.training_seconds - self.spent, []
         for probe in probes:
-            cost = self._costs.get(probe)
+            cost = max(self._costs.get(probe, ()), default=None)
             if cost is None or cost <= left:
                 chosen.append(probe)
                 left -= cost or 0.0
@@ -45,7 +50,7 @@ class Budget:
         """Book what a probe took; None books what surrounds the probes (copies, captured conditions)."""
         self.spent += seconds
         if probe is not None:
-            self._costs[probe] = seconds
+            self._costs.setdefault(probe, deque(maxlen=REMEMBERED_COSTS)).append(seconds)
 
     @property
     def training_seconds(self) -> float:

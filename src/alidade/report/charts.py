@@ -197,23 +197,19 @@ def at_equal_loss(frame: Frame, probes: pl.DataFrame, bins: pl.DataFrame) -> lis
 
 
 def strips(frame: Frame, per_seed: pl.DataFrame, means: pl.DataFrame) -> list[alt.Chart]:
-    """One dot per seed, side by side, and a bar at the mean; a column per variant."""
+    """One dot per seed on a row per variant, and a bar at the mean; the values run along the horizontal axis."""
     names = _names(frame.variants).replace("datum.label", "datum.value")
     order = [v.key for v in frame.variants]
-    axis = alt.Axis(
-        title=None, labelExpr=f"split({names}, ' ')", labelAngle=0, labelPadding=8, labelLimit=90, labelFlush=False
-    )
-    x = alt.X("v:N", sort=order, axis=axis, scale=alt.Scale(domain=order, paddingInner=0.35, paddingOuter=0.2))
+    rows = alt.Axis(title=None, labelExpr=names, labelColor=css("ink"), labelLimit=170, minExtent=112, labelPadding=12)
+    y = alt.Y("v:N", sort=order, axis=rows, scale=alt.Scale(domain=order))
     tint = colour(frame.variants)
-    dots = alt.Chart(data(per_seed)).mark_point(size=40, opacity=0.75)
-    bar = alt.Chart(data(means)).mark_tick(thickness=2.5, orient="horizontal", bandSize=34, opacity=1)
+    dots = alt.Chart(data(per_seed)).mark_point(size=60, opacity=0.62)
+    bar = alt.Chart(data(means)).mark_tick(thickness=2.5, size=20, orient="vertical", opacity=1)
+    tips = [alt.Tooltip("seed:Q", title="seed"), alt.Tooltip("y:Q", title=frame.title, format=".3~g")]
     return [
-        bar.encode(x=x, y=y_of(frame, "m:Q"), color=tint),
-        dots.encode(
-            x=x, y=y_of(frame, "y:Q"), color=tint, xOffset=alt.XOffset("seed:O"),
-            tooltip=[alt.Tooltip("seed:Q", title="seed"), alt.Tooltip("y:Q", title=frame.title, format=".3~g")],
-        ),
-    ]  # fmt: skip
+        bar.encode(y=y, x=x_of(frame, "m:Q"), color=tint),
+        dots.encode(y=y, x=x_of(frame, "y:Q"), color=tint, tooltip=tips),
+    ]
 
 
 def refused(frame: Frame, marks: pl.DataFrame) -> list[alt.Chart]:

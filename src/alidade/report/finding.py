@@ -11,6 +11,7 @@ from alidade.report.words import factor, listed
 if TYPE_CHECKING:
     from alidade.claims.claim import Verdict
 
+_NO_BREAK = "\u00a0"
 SCALE_FREE, EQUAL_LOSS = "_scale_free", "_equal_loss"
 
 #: Claims about ratios none / batch: what is smaller with BatchNorm, and the words for a ratio above and below 1.
@@ -140,6 +141,7 @@ def _at_equal_loss(by_claim: Mapping[str, Verdict], main: Verdict) -> list[str]:
             parts.append(f"{name} not comparable")
         else:
             inside = _interval(verdict) or "no interval"
+            inside += f", {_seeds(verdict)}" if verdict.n != main.n else ""
             parts.append(f"{name} {_ratio_words(verdict)} ({inside}{'' if _decided(verdict) else ', undecided'})")
     return ["; ".join(parts) + "."] if parts else []
 
@@ -152,8 +154,12 @@ def _tally(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "No claim was judged."
     counts = [(name, sum(v.verdict == name for v in verdicts)) for name in ("supported", "refuted", "undecided")]
-    many = f"Of {len(verdicts)} claims" if len(verdicts) > 1 else "Of one claim"
-    return f"{many}, {listed([f'{count} {name}' for name, count in counts if count])}."
+    found = [f"{count} {name}" for name, count in counts if count]
+    if len(verdicts) == 1:
+        return f"The only claim is {verdicts[0].verdict}."
+    if len(found) == 1:
+        return f"All {len(verdicts)} claims are {verdicts[0].verdict}."
+    return f"Of {len(verdicts)} claims, {listed(found)}."
 
 
 def key_numbers(verdicts: Sequence[Verdict]) -> list[KeyNumber]:
@@ -223,12 +229,12 @@ def _interval(verdict: Verdict) -> str:
     low, high = verdict.interval
     if verdict.estimate < 1 and low > 0:
         low, high = 1 / high, 1 / low
-    return f"{factor(low)} to {factor(high)}"
+    return f"{factor(low)} to {factor(high)}".replace(" ", _NO_BREAK)
 
 
 def _evidence(verdict: Verdict) -> str:
-    return f"95 % interval {_interval(verdict)}, {_seeds(verdict)}"
+    return f"95{_NO_BREAK}% interval {_interval(verdict)}, {_seeds(verdict)}"
 
 
 def _seeds(verdict: Verdict) -> str:
-    return f"{verdict.n} seed{'s' if verdict.n != 1 else ''}"
+    return f"{verdict.n}{_NO_BREAK}seed{'s' if verdict.n != 1 else ''}"

@@ -102,4 +102,5 @@ def _label(value: float, percent: bool, log: bool) -> str:
         exponent = floor(log10(value) + 1e-9)
         mantissa = value / 10**exponent
         return power_of_ten(exponent) if abs(mantissa - 1) < 1e-6 else f"{mantissa:g}·{power_of_ten(exponent)}"
-    return f"{value:,.10g}".replace("-", "−").replace(",", "\u202f")
+    text = f"{value:,.10g}" if abs(value) >= 1e4 else f"{value:.10g}"
+    return text.replace("-", "−").replace(",", "\u202f")

@@ -18,14 +18,14 @@ COLOURS: dict[str, tuple[str, str]] = {
     "ink-soft": ("#585d66", "#a7adb8"),
     "rule": ("#dedad0", "#343943"),
     "grid": ("#ebe8e0", "#272b33"),
-    "norm-none": ("#c2480f", "#f5936a"),
+    "norm-none": ("#b8430d", "#f5936a"),
     "norm-batch": ("#1768b0", "#6fb4f5"),
-    "norm-noisy": ("#0c7f63", "#4fcaa6"),
+    "norm-noisy": ("#0b7459", "#4fcaa6"),
     "norm-extra-1": ("#98487c", "#e09cc6"),
     "norm-extra-2": ("#8a6a00", "#e3c14f"),
     "norm-extra-3": ("#5a54b5", "#aaa5f5"),
-    "yes": ("#0c7f63", "#4fcaa6"),
-    "no": ("#c2480f", "#f5936a"),
+    "yes": ("#0b7459", "#4fcaa6"),
+    "no": ("#b8430d", "#f5936a"),
     "open": ("#6a6f78", "#a7adb8"),
 }
 

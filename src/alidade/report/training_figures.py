@@ -10,9 +10,12 @@ from alidade.report.figure import Figure, note, spread_words
 from alidade.report.panels import step_axis
 from alidade.report.scales import linear_axis, log_axis
 from alidade.report.series import Readings, over_seeds, per_seed, since, thinned
+from alidade.report.words import listed
 
 #: The last part of training, over which end levels are averaged.
 END = 0.1
+#: A run whose loss ends above this share of its first value did not train.
+STUCK = 0.8
 
 
 def training(readings: Readings) -> Figure | None:
@@ -37,13 +40,29 @@ def training(readings: Readings) -> Figure | None:
             "Training loss over the last tenth of the steps (nat)",
         ),
         how_to_read=(
-            "Lower loss and higher accuracy sooner is better. Everything below compares these networks while they "
+            f"{_stuck(readings, level)}Lower loss and higher accuracy sooner is better. Everything below compares these networks while they "
             f"stand at different heights, so keep this picture in mind. {spread_words(readings)} Training numbers are "
             "of the mini-batch before each step; test accuracy is measured in evaluation mode."
         ),
         note=note(readings, "train_loss", extra=[f"training curves: trailing mean over {window} steps"]),
         variants=readings.variants,
     )
+
+
+def _stuck(readings: Readings, level: pl.DataFrame) -> str:
+    """A sentence on runs that did not train: a network on a plateau looks smooth."""
+    ends = per_seed(since(readings, level, 1 - END), geometric=False)
+    starts = level.sort("x").group_by("v", "seed", maintain_order=True).first()
+    both = ends.join(starts, on=["v", "seed"], suffix="_first")
+    stuck = both.filter(pl.col("y") > STUCK * pl.col("y_first"))
+    parts = []
+    for variant in readings.variants:
+        count = stuck.filter(pl.col("v") == variant.key).height
+        if count:
+            parts.append(f"{count} of {len(variant.runs)} runs of “{variant.label}”")
+    if not parts:
+        return ""
+    return f"{listed(parts)} ended no lower than {STUCK:.0%} of the loss they began with: they did not train. "
 
 
 def smoothing_window(readings: Readings) -> int:
@@ -80,17 +99,17 @@ def noisy(readings: Readings) -> Figure | None:
     if not any(variant.norm == "noisy" for variant in readings.variants):
         return None
     candidates = [
-        _strip(readings, "noisy-loss", "Training loss at the end", "nat, log", _end(readings, "train_loss")),
+        _strip(readings, "noisy-loss", "Training loss at the end", "nat, log scale", _end(readings, "train_loss")),
         _strip(
             readings, "noisy-accuracy", "Training accuracy at the end", "fraction of right answers",
             _end(readings, "train_accuracy"), percent=True,
         ),
         _strip(
-            readings, "noisy-band", "Width of the loss band", "nat, mean over training, log",
+            readings, "noisy-band", "Width of the loss band", "nat, mean over training, log scale",
             _late(readings, readings.reduced("loss", "width")),
         ),
         _strip(
-            readings, "noisy-smoothness", "Effective smoothness", "nat/w², mean over training, log",
+            readings, "noisy-smoothness", "Effective smoothness", "nat per squared unit of weight, mean over training, log scale",
             _late(readings, readings.reduced("effective_smoothness", "max")),
         ),
     ]  # fmt: skip
@@ -101,13 +120,13 @@ def noisy(readings: Readings) -> Figure | None:
     return Figure(
         id="noisy",
         title="A norm whose activations jump at every step",
-        rows=(tuple(panels),),
+        rows=tuple(tuple(panels[i : i + 2]) for i in range(0, len(panels), 2)),
         lead=numbers(readings.variants, accuracy, "Training accuracy over the last tenth of the steps", percent=True),
         how_to_read=(
             "Noisy BatchNorm adds fresh random shifts and scales after every normalization, so its activations are "
             "anything but stable from step to step. If stable activations were why BatchNorm helps, it would train "
             "like the network without a norm; if smoothness is why, it sits with BatchNorm on all panels. Each dot "
-            "is one seed, each bar the mean of its column; the loss level stands beside the smoothness."
+            "is one seed, each bar the mean of its row; the loss level stands beside the smoothness."
         ),
         note=note(readings, "train_loss", "", [f"end: mean over the last {END:.0%} of the steps"]),
         variants=readings.variants,
@@ -128,7 +147,7 @@ def _strip(
     if values.is_empty():
         return None
     means = over_seeds(values, geometric=not percent, by=("v",))
-    low = min(0.0, *values["y"]) if percent else 0.0
-    y = linear_axis(low, 1.0, percent=True) if percent else log_axis(values["y"])
-    frame = Frame(id_, title, subtitle, readings.variants, step_axis(readings), y)
+    x = linear_axis(0.0, 1.0, percent=True) if percent else log_axis(values["y"])
+    height = 34 * len(readings.variants)
+    frame = Frame(id_, title, subtitle, readings.variants, x, x, x_title="", height=height)
     return panel(frame, strips(frame, values, means), numbers(readings.variants, means, title, percent=percent))

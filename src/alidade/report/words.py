@@ -41,8 +41,8 @@ def power_of_ten(exponent: int) -> str:
 def factor(value: float) -> str:
     """A ratio: two significant digits, "1.4" or "73".
 
-    >>> factor(7.31), factor(0.95), factor(128.4), factor(12345.0)
-    ('7.3', '0.95', '130', '12000')
+    >>> factor(7.31), factor(0.95), factor(128.4), factor(1234.5)
+    ('7.3', '0.95', '130', '1200')
     """
     return number(value, 2)
 

@@ -93,8 +93,8 @@ def _follow(pending: dict[Future[str], str], messages: Any, listener: Listener, 
     while pending:
         if deadline is not None and time.monotonic() > deadline:
             raise OutOfTimeError("the time of --max-minutes is over; repeat the command to go on")
-        _pass_on(messages, listener)
         done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        _pass_on(messages, listener)  # what a run said comes before its end
         for future in done:
             run_id = pending.pop(future)
             reason = _failure(future)

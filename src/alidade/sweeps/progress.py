@@ -21,7 +21,7 @@ class StudyProgress:
         self._steps = dict.fromkeys(self._specs, 0)
         self._total = sum(spec.steps for spec in self._specs.values())
         self._metrics: dict[str, str] = {}
-        self._finished = 0
+        self._ended: set[str] = set()
         self._began = time.monotonic()
         self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
@@ -41,6 +41,8 @@ class StudyProgress:
 
     def advanced(self, run_id: str, step: int, loss: float, accuracy: float) -> None:
         """A run has taken ``step`` steps."""
+        if run_id in self._ended:  # its last words were late
+            return
         self._steps[run_id] = step
         self._metrics[run_id] = f"loss {loss:.3f}  accuracy {accuracy:.2f}"
         spec = self._specs[run_id]
@@ -59,13 +61,13 @@ class StudyProgress:
         self._end(run_id, f"FAILED: {reason}")
 
     def _end(self, run_id: str, outcome: str) -> None:
-        self._finished += 1
+        self._ended.add(run_id)
         if run_id in self._tasks:
             self._bars.remove_task(self._tasks.pop(run_id))
         self._bars.update(self._overall, completed=sum(self._steps.values()))
         left = f"{self._minutes_left():.1f} min left"
         self._console.print(
-            f"[{self._finished}/{len(self._specs)}] {self._specs[run_id].label}  {outcome}  {left}",
+            f"[{len(self._ended)}/{len(self._specs)}] {self._specs[run_id].label}  {outcome}  {left}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
 
