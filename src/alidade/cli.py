@@ -228,14 +228,15 @@ def _write_report(folder: Path, out: Path) -> Path:
 
 def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("claim", "verdict", "estimate", "95 % interval", "threshold", "n")
+    names = Column("claim", overflow="fold")  # two of them may differ in their last letters only
+    table = Table(names, "verdict", "estimate", "95 % interval", "threshold", "n", box=None)
     for verdict in verdicts:
         interval = "-" if verdict.interval is None else "{:.3g} to {:.3g}".format(*verdict.interval)
         estimate = "-" if verdict.estimate is None else f"{verdict.estimate:.3g}"
         table.add_row(verdict.claim, verdict.verdict, estimate, interval, f"{verdict.threshold:g}", str(verdict.n))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def main() -> None:

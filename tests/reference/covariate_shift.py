@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from tests.reference.line_profile import flat
 
 

@@ -220,9 +220,7 @@ def compiled(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
     model = nn.Sequential(nn.Linear(5, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 4))
     fast = torch.compile(model, backend="aot_eager")
     optimizer = _sgd(model)
-    return model, _plain(
-        fast, optimizer, _vector_batches(steps), cross_entropy, watch(fast, cross_entropy, optimizer)
-    )
+    return model, _plain(fast, optimizer, _vector_batches(steps), cross_entropy, watch(fast, cross_entropy, optimizer))
 
 
 def random_numbers_between(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:

@@ -37,9 +37,7 @@ def test_a_surveyed_run_is_bit_identical_and_sees_the_real_loss(
 
     def watch(model: nn.Module, loss_fn: Any, optimizer: Any) -> alidade.Survey:
         out = tmp_path / "survey"
-        surveys.append(
-            alidade.Survey(model, loss_fn, optimizer, out, PROBES, schedule=Every(interval=20), budget=None)
-        )
+        surveys.append(alidade.Survey(model, loss_fn, optimizer, out, PROBES, schedule=Every(interval=20), budget=None))
         return surveys[0]
 
     plain, plain_losses, plain_random = _run(loop, lambda *_: NOTHING)

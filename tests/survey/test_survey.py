@@ -167,7 +167,9 @@ def test_a_step_that_the_scaler_skips_is_not_a_step(fused: bool, tmp_path: Path)
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    survey = alidade.Survey(model, lambda m, x: m(x).square().mean(), optimizer, tmp_path / "s", ["update_profile"], budget=None)
+    survey = alidade.Survey(
+        model, lambda m, x: m(x).square().mean(), optimizer, tmp_path / "s", ["update_profile"], budget=None
+    )
     for index in range(4):
         batch = torch.full((2, 3), 1.0 + index)
         survey.observe(batch)

@@ -211,11 +211,13 @@ class CovariateShift:
 
     def _status(self, quantity: str, index: int, value: float) -> str:
         status = self.status[index]
+        if quantity == "gradient_norm":
+            return OK if np.isfinite(value) else NON_FINITE
         if status == BELOW_RESOLUTION:  # of the distance; the cosine is then 1 to rounding
             return status if quantity in ("l2", "relative") else OK
-        if status == UNDEFINED and quantity != "cosine":
-            nothing = self.gradient_norm[index] == 0 and (quantity == "relative" or self.l2[index] == 0)
-            return UNDEFINED if nothing and quantity in ("l2", "relative") else OK
+        if status == UNDEFINED:  # a distance from nothing to nothing, or only the angle and the ratio
+            nothing = self.gradient_norm[index] == 0 and (quantity == "relative" or value == 0)
+            return UNDEFINED if quantity == "cosine" or (nothing and quantity != "resolution") else OK
         return status
 
 

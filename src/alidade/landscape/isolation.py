@@ -60,8 +60,8 @@ class RandomState:
 
     def same_as(self, other: RandomState) -> bool:
         """Whether no number was drawn between the two states."""
-        mine, theirs = ((s._cpu, s._cuda, s._python, s._numpy, s._own) for s in (self, other))
-        return _equal(mine, theirs)
+        mine, theirs = ((s._cpu, s._cuda, s._numpy, s._own) for s in (self, other))
+        return self._python == other._python and _equal(mine, theirs)
 
     def install(self) -> None:
         """Make this state the current one."""

@@ -57,6 +57,10 @@ class Layers:
         """The trainable parameters of a group, by their real names."""
         return [name for layer, names in self.trainable.items() if layer in group for name in names]
 
+    def same_order(self, other: Layers) -> bool:
+        """Whether the layers, with their parameters, were used in the same order."""
+        return list(self.trainable.items()) == list(other.trainable.items())
+
     def extended_by(self, other: Layers) -> Layers:
         """The same layers in the same order; those that only another micro-batch used come after the used ones."""
         end = max((used for used in self.first_use.values() if used < math.inf), default=0) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from alidade.core.errors import AlidadeError, CallError, RefusedError
 from alidade.core.records import Statistics
 from alidade.landscape.isolation import call_at, isolated
-from alidade.landscape.layers import layers_seen
+from alidade.landscape.layers import Layers, layers_seen
 from alidade.landscape.loss import LossFunction, as_scalar
 from alidade.landscape.objective import Part
 from alidade.landscape.prefix import PrefixCache
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 #: Two losses that differ by no more than this, in units of their precision, are one loss in another order of sums.
 _SAME = 16.0
+_SAME_AT_MOST = 2e-6  # relative, also in half precision, where a unit is a per cent
 _DETERMINISTIC = 1e3  # as for an objective
 
 
@@ -61,6 +63,7 @@ class Mixtures:
         self._trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._home_of: Mapping[str, str] = {}
         self.statistics: Statistics = "none"
+        self.whole = False
         try:
             self._observe()
         except RuntimeError as error:
@@ -68,6 +71,11 @@ class Mixtures:
                 raise
             self._through_backward = True
             self._observe()
+
+    def adopt(self, layers: Layers) -> None:
+        """Take the layers and their order from another micro-batch; where they differ, every evaluation is whole."""
+        self.whole |= not layers.same_order(self.layers)
+        self._home_of = layers.home_of
 
     def gradients(self, requests: Sequence[Request]) -> list[Tensors]:
         """One gradient per request; the groups must come in order of first use."""
@@ -78,7 +86,7 @@ class Mixtures:
                 found = self._shortened(requests)
             except AlidadeError:
                 raise
-            except RuntimeError:  # such as a loss that differentiates with respect to other parameters by itself
+            except RuntimeError:  # such as a change in place that could not be foreseen
                 found = None
             if found is not None:
                 return found
@@ -98,7 +106,7 @@ class Mixtures:
                 raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
             return loss.detach(), self._differentiated(loss, [leaves[name] for name in self._trainable]), watch
 
-        self._loss, found, self._watch = self._at(frozenset(), self._trainable, work)
+        self._loss, found, self._watch = self._at(frozenset(), work)
         self._found = dict(zip(self._trainable, found, strict=True))
         self.layers = layers_seen(self._model, self._watch, self._found)
         self._home_of = self.layers.home_of
@@ -115,14 +123,15 @@ class Mixtures:
         cache = PrefixCache(self._model, self._part.conditions.randomness)
         plain, watch = self._kept(last, cache)
         layers = layers_seen(self._model, watch, self._found)
-        if list(layers.trainable) != list(self.layers.trainable):
+        if not layers.same_order(self.layers):
             return None
         ends = watch.ends_of_calls()
         gradients = []
         for request in requests:
-            loss, gradient = self._gradient(request, lambda: cache.hand_out(ends, layers.begin(request.group)))
+            loss, gradient = self._gradient(request, partial(cache.hand_out, ends, layers.begin(request.group)))
             gradients.append(gradient)
-        if torch.isclose(loss, plain, rtol=_SAME * torch.finfo(loss.dtype).eps, atol=0, equal_nan=True):
+        tolerance = min(_SAME * torch.finfo(loss.dtype).eps, _SAME_AT_MOST)
+        if torch.isclose(loss, plain, rtol=tolerance, atol=0, equal_nan=True):
             return gradients
         self._confirm(plain, self._value(last.updated))
         return None
@@ -139,10 +148,10 @@ class Mixtures:
             with watch:
                 return self._evaluated(model).detach(), watch
 
-        return self._at(last.updated, self._trainable, work)
+        return self._at(last.updated, work)
 
     def _gradient(self, request: Request, prepare: Callable[[], None] | None = None) -> tuple[Tensor, Tensors]:
-        """Loss and gradient; where something is prepared, nothing is taped but what depends on the group."""
+        """Loss and gradient. All parameters want one, since kernels may depend on it; autograd takes what is asked."""
 
         def work(model: nn.Module, leaves: Tensors) -> tuple[Tensor, list[Tensor | None]]:
             if prepare is not None:
@@ -150,13 +159,12 @@ class Mixtures:
             loss = self._evaluated(model)
             return loss.detach(), self._differentiated(loss, [leaves[name] for name in request.parameters])
 
-        differentiated = self._trainable if prepare is None else request.parameters
-        loss, found = self._at(request.updated, differentiated, work)
+        loss, found = self._at(request.updated, work)
         named = zip(request.parameters, found, strict=True)
         return loss, {name: _dense(gradient, self._before[name]) for name, gradient in named}
 
     def _value(self, updated: frozenset[str]) -> Tensor:
-        return self._at(updated, self._trainable, lambda model, leaves: self._evaluated(model).detach())
+        return self._at(updated, lambda model, leaves: self._evaluated(model).detach())
 
     def _evaluated(self, model: nn.Module) -> Tensor:
         loss = as_scalar(self._loss_fn(model, self._part.batch))
@@ -171,7 +179,7 @@ class Mixtures:
             loss.backward()
         return [leaf.grad for leaf in leaves]
 
-    def _at(self, updated: frozenset[str], differentiated: Sequence[str], work: Callable[[nn.Module, Tensors], T]) -> T:
+    def _at(self, updated: frozenset[str], work: Callable[[nn.Module, Tensors], T]) -> T:
         """``work`` on the model with the updated layers from the state after the step and the rest from before."""
         conditions, model = self._part.conditions, self._model
         mixed = {
@@ -179,12 +187,12 @@ class Mixtures:
             for name, tensor in self._before.items()
         }
         with torch.inference_mode(False), torch.enable_grad():
-            wanted = set(differentiated)
-            names = [name for name, _ in model.named_parameters()]
-            leaves = {name: mixed.pop(name).detach().requires_grad_(name in wanted) for name in names}
+            live = dict(model.named_parameters())
+            leaves = {name: mixed.pop(name).detach().requires_grad_(p.requires_grad) for name, p in live.items()}
             with isolated(model, conditions.randomness), conditions.replayed(model), _one_attention():
                 switch_statistics(model, self._declared)
-                return call_at(model, leaves, lambda model: work(model, leaves), (conditions.buffers or {}) | mixed)
+                buffers = {**(conditions.buffers or {}), **mixed}
+                return call_at(model, leaves, lambda model: work(model, leaves), buffers)
 
     def _confirm(self, first: Tensor, second: Tensor) -> None:
         tolerance = _DETERMINISTIC * torch.finfo(first.dtype).eps

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alidade.landscape.isolation import RandomState
-from alidade.landscape.watch import tensors_in, versions
+from alidade.landscape.watch import replace_forward, tensors_in, versions
 
 _PRIMITIVES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -23,7 +21,8 @@ class PrefixCache:
 
     An output is kept if it is a nesting of plain tensors that share no storage with the module's inputs, and if the
     call changed none of these. Random numbers go on as if the module had drawn its own. An output that was seen
-    to be changed in place is handed out as a copy; one that turns out to have been changed is computed anew.
+    to be changed in place is handed out as a copy; one that turns out to have been changed is computed anew. What
+    had a gradient is handed out as a leaf that wants one: some kernels choose their sums by that.
 
     Args:
         model: the root module.
@@ -39,8 +38,7 @@ class PrefixCache:
     def keep(self, modules: Iterable[nn.Module], changed_in_place: Collection[nn.Module]) -> None:
         """Keep what these modules return in this evaluation; to be called inside ``isolated``."""
         for module in modules:
-            original, copied = module.forward, module in changed_in_place
-            vars(module)["forward"] = partial(self._computed, module, original, copied)
+            replace_forward(module, self._computed, module in changed_in_place)
 
     def hand_out(self, ends: Mapping[nn.Module, float], boundary: float) -> None:
         """Hand out what was kept of modules that returned before the boundary; to be called inside ``isolated``.
@@ -55,7 +53,7 @@ class PrefixCache:
                         self._kept.pop(inside, None)
         for module in self._kept:
             if ends.get(module, math.inf) < boundary:
-                vars(module)["forward"] = partial(self._replayed, module, module.forward)
+                replace_forward(module, self._replayed)
 
     def _computed(
         self, module: nn.Module, original: Callable[..., Any], copied: bool, *args: Any, **kwargs: Any
@@ -67,9 +65,11 @@ class PrefixCache:
         untouched = then is not None and then == versions(given) and [*map(id, inputs)] == [*map(id, given)]
         if untouched and _can_be_kept(output) and not _share_storage(inputs, output):
             state = self._start.now(self._model)
-            kept = _rebuilt(output, lambda tensor: tensor.detach().clone() if copied else tensor.detach())
             self._kept[module] = _Kept(
-                kept, copied, versions(list(tensors_in(kept))), None if state.same_as(self._start) else state
+                output=_rebuilt(output, lambda tensor: tensor.detach().clone() if copied else tensor.detach()),
+                wanted=[tensor.requires_grad for tensor in tensors_in(output)],
+                copied=copied,
+                randomness=None if state.same_as(self._start) else state,
             )
         return output
 
@@ -82,21 +82,29 @@ class PrefixCache:
         return kept.handed_out()
 
 
-@dataclass(frozen=True)
 class _Kept:
-    output: Any
-    copied: bool  # nobody else holds these tensors, and nobody shall
-    versions: list[int] | None
-    randomness: RandomState | None  # after the call; None where it is still that of the start
+    """What a module returned; ``copied``: nobody else holds these tensors, and nobody shall."""
+
+    def __init__(self, output: Any, wanted: list[bool], copied: bool, randomness: RandomState | None) -> None:
+        self._output, self._copied = output, copied
+        self._wanted = wanted  # by tensor: whether it had a gradient
+        self._versions = versions(list(tensors_in(output)))
+        self._randomness = randomness  # after the call; None where it is still that of the start
 
     @property
     def intact(self) -> bool:
-        return self.versions == versions(list(tensors_in(self.output)))
+        return self._versions == versions(list(tensors_in(self._output)))
 
     def handed_out(self) -> Any:
-        if self.randomness is not None:
-            self.randomness.install()
-        return _rebuilt(self.output, lambda tensor: tensor.clone() if self.copied else tensor)
+        if self._randomness is not None:
+            self._randomness.install()
+        wanted = iter(self._wanted)
+
+        def leaf(tensor: Tensor) -> Tensor:
+            tensor = tensor.detach().requires_grad_(next(wanted))
+            return tensor.clone() if self._copied else tensor
+
+        return _rebuilt(self._output, leaf)
 
 
 def _can_be_kept(output: Any) -> bool:

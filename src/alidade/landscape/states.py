@@ -81,8 +81,8 @@ def _as_live(value: Any, live: Tensor, label: str) -> Tensor:
     if value.shape != live.shape:
         raise CallError(f"{label}: expected shape {tuple(live.shape)}, got {tuple(value.shape)}")
     with torch.inference_mode(False):
-        value = value.clone() if value.is_inference() else value.detach()
-        return value.to(device=live.device, dtype=live.dtype)
+        found: Tensor = value.clone() if value.is_inference() else value.detach()
+        return found.to(device=live.device, dtype=live.dtype)
 
 
 def _first(names: list[str], limit: int = 3) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 #: Functions that take a tensor and make one that does not depend on its values.
-_IGNORE_VALUES = frozenset(
-    "new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like rand_like randn_like "
-    "randint_like new_empty_strided".split()
-)
+_IGNORE_VALUES = {
+    "new_zeros", "new_ones", "new_empty", "new_empty_strided", "new_full", "new_tensor",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
+}  # fmt: skip
 #: Functions that read a tensor's values and return no tensor.
-_READ_VALUES = frozenset("item tolist numpy __array__ __float__ __int__ __bool__".split())
+_READ_VALUES = {"item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__"}
 
 
 class Watch(TorchFunctionMode):
@@ -53,7 +53,7 @@ class Watch(TorchFunctionMode):
         """Watch the calls of all modules."""
         for module in self._model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
-                vars(module)["forward"] = partial(self._forward, module, module.forward)
+                replace_forward(module, self._forward)
 
     def ends_of_calls(self) -> dict[nn.Module, int]:
         """When each module returned whose output may stand for its call.
@@ -124,6 +124,12 @@ class Watch(TorchFunctionMode):
 
         if tensor.requires_grad:
             self._handles.append(tensor.register_hook(noticed))
+
+
+def replace_forward(module: nn.Module, stand_in: Callable[..., Any], *options: Any) -> None:
+    """``stand_in(module, original, *options, *args, **kwargs)`` becomes ``forward``, with the original's signature."""
+    original = module.forward
+    vars(module)["forward"] = update_wrapper(partial(stand_in, module, original, *options), original)
 
 
 def tensors_in(structure: Any) -> Iterator[Tensor]:

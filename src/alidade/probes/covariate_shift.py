@@ -149,8 +149,7 @@ def _requests(layers: Layers, groups: Groups) -> dict[int, Request]:
 
 def _pairs(mixtures: Mixtures, layers: Layers, groups: Groups, requests: Mapping[int, Request]) -> list[_Pair]:
     """G and G' of each group on one micro-batch."""
-    # The kept outputs grow with the boundary, which another order on this micro-batch would contradict.
-    mixtures.whole |= list(mixtures.layers.trainable) != list(layers.trainable)
+    mixtures.adopt(layers)
     order = sorted(requests, key=lambda index: layers.begin(requests[index].group))
     shifted = dict(zip(order, mixtures.gradients([requests[index] for index in order]), strict=True))
     return [

@@ -9,6 +9,7 @@ from alidade.report.figure import Figure
 from alidade.report.landscape_figures import gradient_band, loss_band, smoothness, twins
 from alidade.report.series import Readings
 from alidade.report.stepper import stepper
+from alidade.report.theory_figures import along_training, theorems
 from alidade.report.training_figures import noisy, training
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ FIGURES: dict[str, Callable[[Readings], Figure | None]] = {
     "smoothness": smoothness,
     "scale_free": twins,
     "noisy": noisy,
+    "theorem_4_1": along_training,
+    "theorems": theorems,
 }
 
 

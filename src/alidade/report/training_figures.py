@@ -14,7 +14,7 @@ from alidade.report.words import listed
 
 #: The last part of training, over which end levels are averaged.
 END = 0.1
-#: A run whose loss ends above this share of its first value did not train.
+#: A run whose loss ends above this share of the median over its first tenth did not train.
 STUCK = 0.8
 
 
@@ -40,9 +40,9 @@ def training(readings: Readings) -> Figure | None:
             "Training loss over the last tenth of the steps (nat)",
         ),
         how_to_read=(
-            f"{_stuck(readings, level)}Lower loss and higher accuracy sooner is better. Everything below compares these networks while they "
-            f"stand at different heights, so keep this picture in mind. {spread_words(readings)} Training numbers are "
-            "of the mini-batch before each step; test accuracy is measured in evaluation mode."
+            f"{_stuck(readings, level)}Lower loss and higher accuracy sooner is better. Everything below compares "
+            f"networks that stand at different heights, so keep this picture in mind. {spread_words(readings)} "
+            "Training numbers are of the mini-batch before each step; test accuracy is measured in evaluation mode."
         ),
         note=note(readings, "train_loss", extra=[f"training curves: trailing mean over {window} steps"]),
         variants=readings.variants,
@@ -51,10 +51,10 @@ def training(readings: Readings) -> Figure | None:
 
 def _stuck(readings: Readings, level: pl.DataFrame) -> str:
     """A sentence on runs that did not train: a network on a plateau looks smooth."""
-    ends = per_seed(since(readings, level, 1 - END), geometric=False)
-    starts = level.sort("x").group_by("v", "seed", maintain_order=True).first()
-    both = ends.join(starts, on=["v", "seed"], suffix="_first")
-    stuck = both.filter(pl.col("y") > STUCK * pl.col("y_first"))
+    early = level.join(since(readings, level, END), on=["v", "seed", "x"], how="anti")
+    start = early.group_by("v", "seed").agg(pl.col("y").median())
+    end = per_seed(since(readings, level, 1 - END), geometric=False)
+    stuck = end.join(start, on=["v", "seed"], suffix="_start").filter(pl.col("y") > STUCK * pl.col("y_start"))
     parts = []
     for variant in readings.variants:
         count = stuck.filter(pl.col("v") == variant.key).height
@@ -62,7 +62,9 @@ def _stuck(readings: Readings, level: pl.DataFrame) -> str:
             parts.append(f"{count} of {len(variant.runs)} runs of “{variant.label}”")
     if not parts:
         return ""
-    return f"{listed(parts)} ended no lower than {STUCK:.0%} of the loss they began with: they did not train. "
+    return (
+        f"{listed(parts)} ended above {100 * STUCK:.0f} % of the median loss of their first tenth: they did not train. "
+    )
 
 
 def smoothing_window(readings: Readings) -> int:
@@ -105,11 +107,11 @@ def noisy(readings: Readings) -> Figure | None:
             _end(readings, "train_accuracy"), percent=True,
         ),
         _strip(
-            readings, "noisy-band", "Width of the loss band", "nat, mean over training, log scale",
+            readings, "noisy-band", "Mean width of the loss band", "nat, log scale",
             _late(readings, readings.reduced("loss", "width")),
         ),
         _strip(
-            readings, "noisy-smoothness", "Effective smoothness", "nat per squared unit of weight, mean over training, log scale",
+            readings, "noisy-smoothness", "Mean effective smoothness", "nat per squared unit of weight, log scale",
             _late(readings, readings.reduced("effective_smoothness", "max")),
         ),
     ]  # fmt: skip
@@ -128,7 +130,7 @@ def noisy(readings: Readings) -> Figure | None:
             "like the network without a norm; if smoothness is why, it sits with BatchNorm on all panels. Each dot "
             "is one seed, each bar the mean of its row; the loss level stands beside the smoothness."
         ),
-        note=note(readings, "train_loss", "", [f"end: mean over the last {END:.0%} of the steps"]),
+        note=note(readings, "train_loss", "", [f"end: mean over the last {100 * END:.0f} % of the steps"]),
         variants=readings.variants,
     )
 

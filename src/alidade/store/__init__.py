@@ -11,3 +11,4 @@ from alidade.store.study import load as load
 from alidade.store.study import open_study as open_study
 from alidade.store.study import write_manifest as write_manifest
 from alidade.store.study import write_run as write_run
+from alidade.store.study import write_theory as write_theory

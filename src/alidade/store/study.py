@@ -30,6 +30,7 @@ from alidade.store.files import (
 )
 
 _MANIFEST, SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
+_THEORY = "theory.json"
 PARTS = "parts"  # folder of a survey's run that is still written, or was killed
 
 #: Types of the columns of the tidy table.
@@ -77,6 +78,7 @@ class Study:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
+    theory: Mapping[str, Any] | None = None  # what `alidade theory --out` found
 
     def runs_of(self, experiment: str) -> dict[str, RunSpec]:
         """The finished runs that the last command planned for an experiment; all runs where none was noted."""
@@ -152,6 +154,15 @@ def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
         raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
 
 
+def write_theory(root: Path, checks: Mapping[str, Any]) -> None:
+    """Keep a table of checked statements beside the runs, for the report."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / _THEORY, {"format": FORMAT, **checks})
+    except OSError as error:
+        raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
+
+
 def open_study(root: Path) -> Study:
     """Read every finished run below ``root`` that the last command's experiments name (all, without a manifest).
 
@@ -178,6 +189,7 @@ def open_study(root: Path) -> Study:
         manifest=manifest,
         environments={f.name: read_json(f / _ENVIRONMENT) for f in finished if (f / _ENVIRONMENT).exists()},
         unfinished=tuple(sorted(named - set(specs))),
+        theory=read_json(root / _THEORY) if (root / _THEORY).exists() else None,
     )
 
 
