@@ -242,7 +242,8 @@ class _Fan:
 
 def _describe(model: nn.Module, optimizer: torch.optim.Optimizer, config: Any, name: str) -> SurveySpec:
     plain = unwrap(model)
-    defaults = {key: value for key, value in optimizer.defaults.items() if isinstance(value, int | float | str)}
+    plain_kinds = (int, float, str)
+    defaults: dict[str, Any] = {k: v for k, v in optimizer.defaults.items() if isinstance(v, plain_kinds)}
     try:
         return SurveySpec(
             name=name,

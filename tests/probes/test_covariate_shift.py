@@ -476,6 +476,26 @@ def test_relations_between_the_numbers(seed: int, scale: float, depth: int) -> N
     assert (shift.l2**2 >= shift.gradient_norm**2 * (sine_squared - 1e-12)).all()
 
 
+@settings(max_examples=15, deadline=None)
+@given(factor=st.floats(0.05, 20.0), layer=st.sampled_from([0, 3]))
+def test_rescaling_weights_before_a_norm_moves_the_distance_only(factor: float, layer: int) -> None:
+    torch.manual_seed(6)
+    halves = [
+        [nn.Linear(5, 5, bias=False), nn.BatchNorm1d(5, eps=1e-30, affine=False), nn.Tanh()] for _ in range(2)
+    ]  # eps would break the invariance
+    model = nn.Sequential(*halves[0], *halves[1], nn.Linear(5, 4)).double()
+    batch = (torch.randn(16, 5).double(), labels(16))
+    states = naive.states(model, cross_entropy, batch, lr=1.0)
+    key = f"{layer}.weight"
+    scaled = [state | {key: factor * state[key]} for state in states]
+    first, second = (covariate_shift(model, cross_entropy, batch, *pair) for pair in (states, scaled))
+    # Gradients and activations pass some ten operations with one rounding each, more where a norm divides by little.
+    np.testing.assert_allclose(second.relative, first.relative, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(second.cosine, first.cosine, atol=1e-10)
+    expected = first.l2 / np.where(np.array(first.layers) == str(layer), factor, 1.0)
+    np.testing.assert_allclose(second.l2, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_the_live_weights_do_not_matter() -> None:
     model, loss_fn, batch, before, after = built("vgg_batch")
     other = copy.deepcopy(model)
@@ -615,6 +635,19 @@ def test_a_shift_below_the_rounding_of_float32_is_marked() -> None:
         *({key: value.double() for key, value in state.items()} for state in (before, after)),
     )
     assert np.abs(tiny.l2 - exact.l2)[1] <= tiny.resolution[1]
+
+
+def test_resolution_covers_the_rounding_of_bfloat16() -> None:
+    """The float32 numbers are the truth; the error bar is not exceeded, and a large shift stands out of it."""
+    torch.manual_seed(0)
+    model = vgg(8, 1 / 16, "batch", in_channels=1)
+    batch = (torch.randn(16, 1, 32, 32), labels(16))
+    before, after = naive.states(model, cross_entropy, batch, 0.5)
+    truth = covariate_shift(model, cross_entropy, batch, before, after)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = covariate_shift(model, cross_entropy, batch, before, after)
+    assert (np.abs(rough.l2 - truth.l2) <= rough.resolution).all()
+    assert rough.status.count(OK) > len(rough.layers) / 2
 
 
 def test_rows_name_their_layers() -> None:

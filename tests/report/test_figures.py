@@ -116,6 +116,6 @@ def test_runs_that_did_not_train_are_named(synthetic, study):
     )
     training = figures(synthetic.replaced(study, flat))[0]
     assert training.how_to_read.startswith(
-        "1 of 5 runs of “No norm” ended above 80 % of the median loss of their first tenth"
+        "Untrained: 1 of 5 runs of “No norm”, whose loss ended above 80 % of the median"
     )
-    assert not figures(study)[0].how_to_read.startswith("1 of")
+    assert not figures(study)[0].how_to_read.startswith("Untrained")

@@ -24,6 +24,7 @@ from alidade.core.spec import (
     PlannedRun,
     RunSpec,
     Spec,
+    TheoremProbe,
 )
 
 Scale = Literal["quick", "paper"]
@@ -101,6 +102,11 @@ def evaluation_probe(settings: Settings) -> EvaluationProbe:
     return EvaluationProbe(examples=size.evaluation_examples, schedule=Every(interval=size.evaluate_every))
 
 
+def theorem_probe(settings: Settings) -> TheoremProbe:
+    """The terms of Theorem 4.1 in every BatchNorm layer, at a fifth of the line profiles' steps."""
+    return TheoremProbe(schedule=Every(interval=5 * size_of(settings).probe_every))
+
+
 def seeds_of(settings: Settings) -> range:
     """The seeds of a study."""
     return range(FIRST_SEED, FIRST_SEED + settings.seeds)
@@ -110,10 +116,14 @@ def planned(
     settings: Settings, norms: tuple[NormName, ...], learning_rate: float, with_lines: bool
 ) -> list[PlannedRun]:
     """One run per seed and norm, seed by seed, so that an early stop leaves whole pairs."""
-    lines: tuple[AnyProbe, ...] = line_probes(settings, learning_rate) if with_lines else ()
-    probes = (evaluation_probe(settings), *lines)
+
+    def probes(norm: NormName) -> tuple[AnyProbe, ...]:
+        lines: tuple[AnyProbe, ...] = line_probes(settings, learning_rate) if with_lines else ()
+        theorem = (theorem_probe(settings),) if with_lines and norm == "batch" else ()
+        return (evaluation_probe(settings), *lines, *theorem)
+
     return [
-        PlannedRun(spec=run_spec(settings, norm, learning_rate, seed), probes=probes)
+        PlannedRun(spec=run_spec(settings, norm, learning_rate, seed), probes=probes(norm))
         for seed in seeds_of(settings)
         for norm in norms
     ]

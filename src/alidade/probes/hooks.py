@@ -53,9 +53,8 @@ def learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[s
     """The learning rate of each trainable parameter by public name; None where a parameter has none."""
     by_id = {id(p): group.get("lr") for group in optimizer.param_groups for p in group["params"]}
     names = {public_name(n): by_id.get(id(p)) for n, p in unwrap(model).named_parameters() if p.requires_grad}
-    if any(rate is None for rate in names.values()):
-        return None
-    return {name: float(rate) for name, rate in names.items()}
+    known = {name: float(rate) for name, rate in names.items() if rate is not None}
+    return known if len(known) == len(names) else None
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:

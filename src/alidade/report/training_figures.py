@@ -62,9 +62,7 @@ def _stuck(readings: Readings, level: pl.DataFrame) -> str:
             parts.append(f"{count} of {len(variant.runs)} runs of “{variant.label}”")
     if not parts:
         return ""
-    return (
-        f"{listed(parts)} ended above {100 * STUCK:.0f} % of the median loss of their first tenth: they did not train. "
-    )
+    return f"Untrained: {listed(parts)}, whose loss ended above {100 * STUCK:.0f} % of the median of its first tenth. "
 
 
 def smoothing_window(readings: Readings) -> int:

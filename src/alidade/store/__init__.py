@@ -7,6 +7,7 @@ from alidade.store.study import Segments as Segments
 from alidade.store.study import Study as Study
 from alidade.store.study import export as export
 from alidade.store.study import finished_segments as finished_segments
+from alidade.store.study import has_theory as has_theory
 from alidade.store.study import load as load
 from alidade.store.study import open_study as open_study
 from alidade.store.study import write_manifest as write_manifest

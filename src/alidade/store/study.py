@@ -163,6 +163,12 @@ def write_theory(root: Path, checks: Mapping[str, Any]) -> None:
         raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
 
 
+def has_theory(root: Path, instances: int, seed: int) -> bool:
+    """Whether that very table is kept already."""
+    kept = read_json(root / _THEORY) if (root / _THEORY).exists() else {}
+    return (kept.get("instances"), kept.get("seed")) == (instances, seed)
+
+
 def open_study(root: Path) -> Study:
     """Read every finished run below ``root`` that the last command's experiments name (all, without a manifest).
 

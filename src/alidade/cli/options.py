@@ -1,0 +1,59 @@
+"""What the commands' options may be."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Scale(StrEnum):
+    """How large a reproduction is."""
+
+    quick = "quick"
+    paper = "paper"
+
+
+class Data(StrEnum):
+    """Known data sets."""
+
+    digits = "digits"
+    cifar10 = "cifar10"
+
+
+class Init(StrEnum):
+    """Known initializations."""
+
+    he = "he"
+    glorot = "glorot"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Format(StrEnum):
+    """Known table formats."""
+
+    parquet = "parquet"
+    csv = "csv"
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse NaN and infinity, which no range check catches."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, got {value}")
+    return value
+
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the study: runs, and report.html.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds per network, numbered from 100.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

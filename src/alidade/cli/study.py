@@ -1,0 +1,127 @@
+"""From chosen experiments to finished runs and their report: where the measuring and the reading wing meet."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alidade.core.errors import AlidadeError, CallError, WorkError
+
+if TYPE_CHECKING:
+    from alidade.core.spec import PlannedRun
+    from alidade.experiments.experiment import Experiment, Settings
+
+
+def run_study(
+    experiments: Sequence[Experiment],
+    settings: Settings,
+    out: Path,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    max_minutes: float | None = None,
+    networks: int = 0,
+) -> None:
+    """Do what is missing of some experiments' runs, check the theorems on ``networks`` each, and write the report."""
+    from rich.console import Console
+
+    from alidade.core.spec import DataSpec
+    from alidade.experiments.experiment import FIRST_SEED, size_of
+    from alidade.store import has_theory, write_manifest
+    from alidade.sweeps import local, plan, worker
+    from alidade.sweeps.progress import StudyProgress
+
+    console = Console(stderr=True, soft_wrap=True)
+    device = _resolve(device)
+    data = DataSpec(name=settings.data, train_examples=size_of(settings).train_examples)
+    fixed = settings.model_copy(update={"fingerprint": worker.data_spec(data, data_dir).fingerprint})
+    by_experiment = {experiment.name: experiment.runs(fixed) for experiment in experiments}
+    runs = plan.union(run for planned in by_experiment.values() for run in planned)
+    write_manifest(out, _manifest(fixed, by_experiment))
+    todo = [part for run in runs if (part := plan.missing(out, run))]
+    console.print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before are reused, {len(todo)} to do")
+    job = worker.Job(out, data, data_dir, device)
+    try:
+        with StudyProgress(todo, console) as progress:
+            local.execute(todo, job, progress, max_minutes and max_minutes * 60)
+        if networks and not has_theory(out, networks, FIRST_SEED):
+            keep_theory(out, check_statements(networks, FIRST_SEED), networks, FIRST_SEED)
+    except KeyboardInterrupt:
+        kept = len(runs) - sum(plan.missing(out, run) is not None for run in runs)
+        raise StudyInterruptedError(f"{kept} of {len(runs)} runs are finished and kept in {out}") from None
+    except WorkError:
+        with suppress(AlidadeError, OSError):  # what stopped the runs may stop the report too
+            path = write_report(out, out / "report.html")
+            console.print(f"a report of the finished runs: {path}", markup=False, highlight=False)
+        raise
+    print(f"report: {write_report(out, out / 'report.html')}")
+
+
+class StudyInterruptedError(AlidadeError):
+    """Ctrl-C; the message says what is kept."""
+
+
+def check_statements(networks: int, seed: int) -> list[dict[str, Any]]:
+    """The table of alidade.theory with quantiles of left over right side, under a progress bar."""
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import Progress
+    from torch import get_num_threads, set_num_threads
+
+    from alidade.theory import check_all
+
+    threads = get_num_threads()
+    set_num_threads(1)  # batches of small matrices: a second thread costs more than it brings
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task(f"theorems on {networks} networks each")
+        checks = check_all(networks, seed, lambda done, total: bars.update(task, completed=done, total=total))
+    set_num_threads(threads)
+    shares = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
+    return [
+        check.to_json()
+        | {
+            "quantiles": {n: float(np.quantile(check.ratio, q)) for n, q in shares.items()}
+            if check.ratio.size
+            else None
+        }
+        for check in checks
+    ]
+
+
+def keep_theory(out: Path, rows: list[dict[str, Any]], networks: int, seed: int) -> None:
+    """Put the table beside a study's runs, where the report finds it."""
+    from alidade.store import write_theory
+
+    write_theory(out, {"instances": networks, "seed": seed, "rows": rows})
+
+
+def _manifest(settings: Settings, runs: dict[str, list[PlannedRun]]) -> dict[str, object]:
+    return {
+        "command": shlex.join(["alidade", *sys.argv[1:]]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings.model_dump(mode="json", exclude={"seeds"}),
+        "experiments": {name: [run.spec.run_id for run in planned] for name, planned in runs.items()},
+    }
+
+
+def _resolve(device: str) -> str:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CallError("--device: expected a CUDA device for 'cuda', found none; use cpu or auto")
+    return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+
+
+def write_report(folder: Path, out: Path) -> Path:
+    """Judge a study and write its page."""
+    from alidade.experiments import judge_study
+    from alidade.report.page import write_page
+    from alidade.store import open_study
+
+    study = open_study(folder)
+    return write_page(out, study, judge_study(study))
