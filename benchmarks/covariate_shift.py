@@ -94,7 +94,8 @@ def _measured(model: nn.Module, groups: Sequence[Sequence[str]] | None) -> dict[
         {
             "covariate_shift": lambda: alidade.covariate_shift(model, loss_fn, batch, before, after, groups),
             "naive": lambda: _plain_passes(model, batch, n),
-        }
+        },
+        rounds=15,
     )
     listed = groups or [[layer] for layer in shift.layers]
     return {
