@@ -42,17 +42,12 @@ def test_the_demo_is_fifteen_runs() -> None:
         ("digits", "he", 0.125)
     }
     for run in runs:
-        assert sorted(map(_outline, run.probes)) == [
-            ("evaluation", "", ()),
-            ("line_profile", "raw", (0.001, 0.01, 0.05, 0.1, 0.2, 0.4)),
-            ("line_profile", "relative", (0.01, 0.03, 0.1, 0.3)),
-        ]
-
-
-def _outline(probe: LineProfileProbe | EvaluationProbe) -> tuple[str, str, tuple[float, ...]]:
-    if isinstance(probe, EvaluationProbe):
-        return probe.kind, "", ()
-    return probe.kind, probe.coordinates, tuple(round(size, 12) for size in probe.step_sizes)
+        lines = {p.coordinates: p.step_sizes for p in run.probes if isinstance(p, LineProfileProbe)}
+        assert {name: [round(size, 12) for size in sizes] for name, sizes in lines.items()} == {
+            "raw": [0.001, 0.01, 0.05, 0.1, 0.2, 0.4],
+            "relative": [0.01, 0.03, 0.1, 0.3],
+        }
+        assert any(isinstance(probe, EvaluationProbe) for probe in run.probes)
 
 
 def test_the_papers_setting_is_the_papers() -> None:

@@ -106,7 +106,7 @@ def test_the_l2_term_is_half_lambda_times_the_squared_norm() -> None:
     loss, objective = _series(frame, "train_loss"), _series(frame, "train_objective")
     # Float32 sums: of the order of 1e-6 of the whole.
     assert objective[0] == pytest.approx(loss[0] + 0.3 * half_square, rel=1e-5)
-    assert float(l2_penalty(model, 0.3)) == pytest.approx(0.3 * half_square, rel=1e-5)
+    assert float(l2_penalty(model, 0.3).detach()) == pytest.approx(0.3 * half_square, rel=1e-5)
     batch = (DIGITS.train_images[:16], DIGITS.train_labels[:16])
     difference = build_loss(spec)(model, batch) - build_loss(run_spec(norm="batch"))(model, batch)
     assert float(difference.detach()) == pytest.approx(0.3 * half_square, rel=1e-4)  # of a difference

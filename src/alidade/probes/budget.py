@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-
 #: A probe's cost is the largest of its last few: on a busy machine the last one alone is often too small.
 REMEMBERED_COSTS = 5
 
@@ -14,8 +13,8 @@ REMEMBERED_COSTS = 5
 class Budget:
     """Probes may take ``share`` of the time that the training itself takes; None sets no limit.
 
-    A probe starts only when the seconds of its last run (the longest of its last five) are in the bucket. Its first run has no known cost: it
-    starts at once and what it took is paid back before anything else starts.
+    A probe starts only when the seconds of its last run (the longest of its last five) are in the bucket. Its first
+    run has no known cost: it starts at once and what it took is paid back before anything else starts.
 
     >>> seconds = iter([0.0, 0.0, 10.0, 100.0])
     >>> budget = Budget(0.1, clock=lambda: next(seconds))

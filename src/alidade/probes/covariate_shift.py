@@ -73,9 +73,9 @@ def covariate_shift(
 
     Cost, for n layers: one forward and backward pass; n - 1 evaluations that start near the layer, since what
     modules before it return is kept from one evaluation to the next, and that differentiate that layer alone; and
-    one forward pass that confirms the last of them. On convolutional networks with 9 layers or more this is a
-    third of n full passes. Under gradient checkpointing, and for losses that contain gradients, n full passes.
-    Memory: activations of one pass and two copies of the parameters.
+    one forward pass that they begin with. On convolutional networks with 9 layers or more this is two fifths of n
+    full passes. Under gradient checkpointing, and for losses that contain gradients, n full passes and a forward.
+    Memory: what the modules of one forward pass return, and two copies of the parameters.
 
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
     >>> def state(first, second):

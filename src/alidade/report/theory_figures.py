@@ -11,7 +11,7 @@ import polars as pl
 from alidade.report.charts import STEP_TITLE, Frame, Numbers, Panel, data, panel, x_of, y_of
 from alidade.report.figure import Figure, note
 from alidade.report.panels import step_axis
-from alidade.report.scales import Axis, linear_axis, log_axis
+from alidade.report.scales import Axis, log_axis
 from alidade.report.series import Readings
 from alidade.report.theme import css
 from alidade.report.words import number
@@ -20,6 +20,7 @@ from alidade.report.words import number
 LOWEST, HIGHEST = -1.0, 3.0
 ROW_HEIGHT = 30
 FACTOR, SHARES = "theorem_4_1_ratio", ("theorem_4_1_mean", "theorem_4_1_alignment")
+SHARE = "share of the squared gradient, log scale"
 
 
 def theorems(readings: Readings) -> Figure | None:
@@ -87,8 +88,9 @@ def _distribution(rows: Sequence[Mapping[str, Any]], said: str) -> Panel:
         base.mark_point(size=42, opacity=1).encode(x=alt.X("p50:Q", scale=x), y=at, color=tint, tooltip=tips),
     ]
     unused = Axis((0, 1), (), log=False)
-    drawn = Frame("theorems-ratio", "Left over right side", "every form of the contested statements", (), unused, unused,
-                  height=ROW_HEIGHT * len(rows))  # fmt: skip
+    about = "every form of the contested statements"
+    height = ROW_HEIGHT * len(rows)
+    drawn = Frame("theorems-ratio", "Left over right side", about, (), unused, unused, height=height)
     return panel(drawn, layers, f"{said}.")
 
 
@@ -100,18 +102,14 @@ def along_training(readings: Readings) -> Figure | None:
     shares = [_per_layer(readings, name) for name in SHARES]
     ends = layers.group_by("layer", maintain_order=True).agg(pl.col("m").mean())
     words = "; ".join(f"{layer} {number(value)}" for layer, value in zip(ends["layer"], ends["m"], strict=True))
-    axis = log_axis(layers["m"])
     return Figure(
         id="theorem-training",
         title="Theorem 4.1 along training",
         rows=(
             (
-                _lines(readings, "theorem-ratio", "Squared gradient, before ÷ behind BatchNorm", "log scale", layers, axis),
-                _lines(readings, "theorem-mean", "Removed by the mean term", "share of the squared gradient", shares[0]),
-                _lines(
-                    readings, "theorem-alignment", "Removed by the alignment term", "share of the squared gradient",
-                    shares[1],
-                ),
+                _lines(readings, "theorem-ratio", "Squared gradient, before ÷ behind", "log scale", layers),
+                _lines(readings, "theorem-mean", "Removed by the mean term", SHARE, shares[0]),
+                _lines(readings, "theorem-alignment", "Removed by the alignment term", SHARE, shares[1]),
             ),
         ),
         lead=Numbers(f"Mean over training by layer: {words}", ()),
@@ -144,8 +142,8 @@ def _per_layer(readings: Readings, quantity: str) -> pl.DataFrame:
     ).select("layer", "place", "x", "m")
 
 
-def _lines(readings: Readings, id_: str, title: str, subtitle: str, rows: pl.DataFrame, y: Axis | None = None) -> Panel:
-    frame = Frame(id_, title, subtitle, (), step_axis(readings), y or linear_axis(0, 1, percent=True), STEP_TITLE)
+def _lines(readings: Readings, id_: str, title: str, subtitle: str, rows: pl.DataFrame) -> Panel:
+    frame = Frame(id_, title, subtitle, (), step_axis(readings), log_axis(rows["m"]), STEP_TITLE)
     last = max(rows["place"], default=1.0) or 1.0
     faded = rows.with_columns((0.25 + 0.75 * pl.col("place") / last).alias("weight"))
     line = alt.Chart(data(faded)).mark_line(color=css("norm-batch"), clip=True)
