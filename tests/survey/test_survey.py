@@ -337,3 +337,32 @@ def test_the_spec_says_what_ran(tmp_path: Path) -> None:
     spec = json.loads(next((tmp_path / "s").glob("*/spec.json")).read_text())
     assert (spec["name"], spec["model"], spec["optimizer"], spec["parameters"]) == ("mine", "Linear", "SGD", 2)
     assert spec["optimizer_defaults"]["lr"] == 0.1
+
+
+def test_covariate_shift_across_the_real_step_is_the_functions_own(tmp_path: Path) -> None:
+    """The probe against a call with the state dicts that the loop itself saved."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+
+    def loss_fn(model: nn.Module, batch: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    batch = (torch.randn(12, 5, dtype=torch.float64), torch.arange(12) % 3)
+    states = []
+    with alidade.Survey(model, loss_fn, optimizer, tmp_path / "s", ["covariate_shift"], budget=None) as survey:
+        for _ in range(3):
+            before = {name: value.clone() for name, value in model.state_dict().items()}
+            survey.observe(batch)
+            optimizer.zero_grad()
+            loss_fn(model, batch).backward()
+            optimizer.step()
+            states.append((before, {name: value.clone() for name, value in model.state_dict().items()}))
+    frame = alidade.load(tmp_path / "s").filter(pl.col("quantity") == "covariate_shift_l2")
+    for step, (before, after) in enumerate(states):
+        expected = alidade.covariate_shift(model, loss_fn, batch, before, after)
+        rows = frame.filter(pl.col("step") == step)
+        assert tuple(rows["layer"]) == expected.layers
+        np.testing.assert_allclose(rows["value"], expected.l2, rtol=1e-12)
+        assert expected.l2[0] == 0
+        assert expected.l2[-1] > 0

@@ -24,11 +24,13 @@ from alidade.core.spec import (
     TheoremProbe,
 )
 from alidade.landscape.conditions import conditions_now
+from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import LossFunction
 from alidade.landscape.objective import Objective, Part, Tensors
 from alidade.landscape.statistics import describe_statistics
 from alidade.probes.activations import activations_of
 from alidade.probes.budget import Budget
+from alidade.probes.covariate_shift import shift_of_parts
 from alidade.probes.evaluation import evaluate
 from alidade.probes.layer_scalars import layer_scalars
 from alidade.probes.line import line_profile
@@ -146,6 +148,16 @@ def _measure_activations(probe: ActivationsProbe, moment: Moment) -> Iterable[Ro
     return activations_of(moment.objective, probe.layers).rows(moment.step)
 
 
+def _measure_shift(probe: CovariateShiftProbe, moment: Moment) -> Iterable[Row]:
+    if moment.start is None:
+        raise CallError("covariate_shift: expected a probe of a Survey, where the optimizer's step is known")
+    inner = unwrap(moment.model)
+    after = inner.state_dict()
+    before = {**after, **(moment.parts[0].conditions.buffers or {}), **moment.start}
+    shift = shift_of_parts(inner, moment.loss_fn, moment.parts, before, after, probe.layers, None)
+    return shift.rows(moment.step)
+
+
 def _measure_theorem(probe: TheoremProbe, moment: Moment) -> Iterable[Row]:
     return lipschitz_reduction(moment.objective, probe.layers).rows(moment.step)
 
@@ -156,5 +168,6 @@ MEASURES: dict[str, Callable[..., Iterable[Row]]] = {
     "evaluation": _measure_evaluation,
     "layer_scalars": _measure_scalars,
     "activations": _measure_activations,
+    "covariate_shift": _measure_shift,
     "theorem_4_1": _measure_theorem,
 }
