@@ -126,7 +126,9 @@ def noisy(readings: Readings) -> Figure | None:
             "Noisy BatchNorm adds fresh random shifts and scales after every normalization, so its activations are "
             "anything but stable from step to step. If stable activations were why BatchNorm helps, it would train "
             "like the network without a norm; if smoothness is why, it sits with BatchNorm on all panels. Each dot "
-            "is one seed, each bar the mean of its row; the loss level stands beside the smoothness."
+            "is one seed, each bar the mean of its row; the loss level stands beside the smoothness. At test time the "
+            "noise is off, so the running statistics gathered under it no longer fit: the test accuracy of the noisy "
+            "network in Figure 1 says little about its training."
         ),
         note=note(readings, "train_loss", "", [f"end: mean over the last {100 * END:.0f} % of the steps"]),
         variants=readings.variants,
