@@ -15,9 +15,11 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 WIDTHS = (1280, 390)
 
 
-@pytest.fixture(scope="module", params=["synthetic", "one seed", "survey"])
+@pytest.fixture(scope="module", params=["demo", "synthetic", "one seed", "survey"])
 def report(request, tmp_path_factory) -> Path:
-    """The page under test."""
+    """The page under test: that of a real demo, and of studies made up to be difficult."""
+    if request.param == "demo":
+        return request.getfixturevalue("demo_dir") / "report.html"
     studies = {
         "synthetic": lambda: (synthetic.study(), synthetic.verdicts()),
         "one seed": lambda: (

@@ -64,6 +64,12 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(small_study: Path, tmp
     _assert_goes_on_as_if_nothing_had_happened(tmp_path, kept, small_study)
 
 
+def _holds_back_ctrl_c(pid: int) -> bool:
+    """Whether a process blocks or ignores the signal, from its first instruction on."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool((int(status["SigBlk"], 16) | int(status["SigIgn"], 16)) >> (signal.SIGINT - 1) & 1)
+
+
 def _twice_to_the_group(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.05)
@@ -80,6 +86,7 @@ def test_ctrl_c_of_a_terminal_reaches_the_workers_too_and_they_stay_silent(
     """While the workers still import torch: they must not answer on their own."""
     process = start(*SMALL, "--out", tmp_path)
     wait_for(lambda: workers(process.pid), "the first worker")
+    assert all(map(_holds_back_ctrl_c, workers(process.pid)))
     began = time.monotonic()
     press(process)
     result = end(process)

@@ -35,7 +35,7 @@ class Coordinates:
     def pieces(self, name: str, *raw: Tensor) -> Iterator[Piece]:
         """One parameter's tensors some rows at a time, so that float64 copies of a large one stay small."""
         factor = None if self.factors is None else self.factors[name]
-        if raw[0].ndim == 0:
+        if raw[0].ndim == 0 or raw[0].numel() <= PIECE_ELEMENTS:
             yield Piece(factor, raw)
             return
         rows = max(1, PIECE_ELEMENTS * raw[0].shape[0] // max(1, raw[0].numel()))
@@ -43,13 +43,27 @@ class Coordinates:
             inside = slice(start, start + rows)
             yield Piece(factor if factor is None or factor.ndim == 0 else factor[inside], [t[inside] for t in raw])
 
+    def bundles(self, *raw: Mapping[str, Tensor]) -> Iterator[Piece]:
+        """All parameters, flattened and joined into pieces of some size: few operations for many small tensors."""
+        waiting: list[Piece] = []
+        size = 0
+        for name in raw[0]:
+            for piece in self.pieces(name, *(tensors[name] for tensors in raw)):
+                waiting.append(piece)
+                size += piece.raw[0].numel()
+                if size >= PIECE_ELEMENTS:
+                    yield _joined(waiting)
+                    waiting, size = [], 0
+        if waiting:
+            yield _joined(waiting)
+
     def gradient_norm(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw gradient in these coordinates."""
-        return root_sum(piece.gradient(0).square() for name in raw for piece in self.pieces(name, raw[name]))
+        return root_sum(piece.gradient(0).square() for piece in self.bundles(raw))
 
     def length(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw displacement in these coordinates."""
-        return root_sum(piece.component(0).square() for name in raw for piece in self.pieces(name, raw[name]))
+        return root_sum(piece.component(0).square() for piece in self.bundles(raw))
 
     def from_gradient(self, name: str, raw: Tensor, scale: float) -> Tensor:
         r"""The raw displacement :math:`d_j = c \|w_j\| G_j` along one parameter's gradient, in its precision."""
@@ -88,6 +102,18 @@ class Piece(NamedTuple):
     def displacement(self, component: Tensor) -> Tensor:
         r"""The raw displacement :math:`d_j = \|w_j\| D_j`."""
         return component if self.factor is None else component * self.factor
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    if len({(tensor.device, tensor.dtype) for piece in pieces for tensor in piece.raw}) > 1:
+        pieces = [Piece(piece.factor, [tensor.double() for tensor in piece.raw]) for piece in pieces]
+    raw = [
+        torch.cat([tensor.reshape(-1) for tensor in tensors]) for tensors in zip(*(p.raw for p in pieces), strict=True)
+    ]
+    if pieces[0].factor is None:
+        return Piece(None, raw)
+    factors = [piece.factor.expand(piece.raw[0].shape).reshape(-1) for piece in pieces if piece.factor is not None]
+    return Piece(torch.cat(factors), raw)
 
 
 def coordinates_named(name: str, model: nn.Module, parameters: Mapping[str, Tensor]) -> Coordinates:

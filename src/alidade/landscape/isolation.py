@@ -1,7 +1,7 @@
 """Leaves no trace: run a model at other tensors, in other modes, with given random numbers, and put all back.
 
-The live parameters are never moved. The model is evaluated at detached leaves by ``torch.func.functional_call``,
-with clones of its buffers, so that a probe that raises, or is killed, cannot leave a changed network behind.
+The live parameters are never moved. The model is evaluated at detached leaves that are exchanged for them, with
+clones of its buffers, so that a probe that raises, or is killed, cannot leave a changed network behind.
 What a forward pass itself may change is restored: random states, module attributes, train/eval modes.
 """
 
@@ -13,12 +13,11 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 T = TypeVar("T")
 
@@ -119,15 +118,47 @@ def _equal(first: Any, second: Any) -> bool:
 _MEMBERS = ("_parameters", "_buffers", "_modules")
 
 
+class Places:
+    """Where a model keeps what a probe exchanges. Found once: a walk through all modules costs as much as a small pass.
+
+    Tied tensors have several places and one name, the first.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = dict(model.named_modules())
+        self.modules = tuple(named.values())
+        self.parameters = list(_places(named, "_parameters"))
+        self.buffers = list(_places(named, "_buffers"))
+        self.recurrent = [module for module in self.modules if isinstance(module, nn.RNNBase)]
+
+
+class _Place(NamedTuple):
+    """One entry of a module's dictionary of parameters or buffers."""
+
+    members: dict[str, Any]
+    key: str
+    name: str
+
+
+def _places(named: Mapping[str, nn.Module], kind: str) -> Iterator[_Place]:
+    first: dict[int, str] = {}
+    for prefix, module in named.items():
+        for key, tensor in vars(module)[kind].items():
+            if tensor is not None:
+                name = first.setdefault(id(tensor), f"{prefix}.{key}".lstrip("."))
+                yield _Place(vars(module)[kind], key, name)
+
+
 @contextmanager
-def isolated(model: nn.Module, randomness: RandomState | None = None) -> Iterator[None]:
+def isolated(model: nn.Module, randomness: RandomState | None = None, places: Places | None = None) -> Iterator[None]:
     """On leaving, also by an exception or Ctrl-C, random states and module attributes are what they were.
 
     ``randomness`` is installed on entering. Attributes (train/eval mode among them) are restored by identity:
     a tensor that a forward pass caches on a module is replaced by what was there before.
     """
     before = RandomState(model) if randomness is None else randomness.now(model)
-    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    modules = model.modules() if places is None else places.modules
+    attributes = [(vars(module), dict(vars(module))) for module in modules]
     members = [(now[name], dict(now[name])) for now, _ in attributes for name in _MEMBERS]
     try:
         if randomness is not None:
@@ -137,7 +168,8 @@ def isolated(model: nn.Module, randomness: RandomState | None = None) -> Iterato
     finally:
         for now, then in members + attributes:
             if not _same(now, then):
-                now.clear()
+                for key in now.keys() - then.keys():
+                    del now[key]
                 now.update(then)
         before.install()
 
@@ -156,30 +188,34 @@ def _uncompiled() -> Iterator[None]:
         yield
 
 
-class _Host(nn.Module):
-    """Holds a model so that ``functional_call`` exchanges its tensors while any piece of work runs on it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, work: Callable[[nn.Module], T]) -> T:
-        return work(self.model)
-
-
 def call_at(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     work: Callable[[nn.Module], T],
     buffers: Mapping[str, Tensor] | None = None,
+    places: Places | None = None,
 ) -> T:
     """``work(model)`` while the model's parameters named in ``tensors`` are these tensors and its buffers clones.
 
     ``buffers`` gives the values of some or all buffers; the others are clones of the live ones. Backward passes
-    must happen inside ``work``: gradient checkpointing reads the parameters again then.
+    must happen inside ``work``: gradient checkpointing reads the parameters again then. This is
+    ``torch.func.functional_call`` with the places found beforehand (docs/decisions/0004).
     """
-    exchanged = {f"model.{name}": tensor for name, tensor in tensors.items()}
-    known = buffers or {}
-    exchanged |= {f"model.{name}": known.get(name, live).clone() for name, live in model.named_buffers()}
-    result: T = functional_call(_Host(model), exchanged, (work,))
-    return result
+    where = places or Places(model)
+    clones = {
+        p.name: p.members[p.key] if buffers is None else buffers.get(p.name, p.members[p.key]) for p in where.buffers
+    }
+    clones = {name: buffer.clone() for name, buffer in clones.items()}
+    exchanged = [(p, tensors[p.name]) for p in where.parameters if p.name in tensors]
+    exchanged += [(p, clones[p.name]) for p in where.buffers]
+    saved = [(p.members, p.key, p.members[p.key]) for p, _ in exchanged]
+    saved += [(vars(module), "_flat_weights", module._flat_weights) for module in where.recurrent]
+    try:
+        for place, tensor in exchanged:
+            place.members[place.key] = tensor
+        for module in where.recurrent:  # they keep a second list of their weights
+            vars(module)["_flat_weights"] = [getattr(module, name, None) for name in module._flat_weights_names]
+        return work(model)
+    finally:
+        for members, key, value in saved:
+            members[key] = value

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from alidade.core.errors import CallError, RefusedError
 from alidade.core.records import Statistics
 from alidade.landscape.conditions import Conditions, conditions_now
-from alidade.landscape.isolation import call_at, isolated, public_name, unwrap
+from alidade.landscape.isolation import Places, call_at, isolated, public_name, unwrap
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, first_tensor
 from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
 
@@ -105,6 +105,7 @@ class Objective:
         self._declared = statistics
         self._unchecked = check
         self._point: Tensors | None = None
+        self._places = Places(model)
         self._real_names = {public_name(name): name for name, p in model.named_parameters() if p.requires_grad}
         if not self._real_names:
             raise CallError("model: expected at least one parameter with requires_grad, got none; unfreeze one")
@@ -115,7 +116,7 @@ class Objective:
         """The trainable parameters as detached tensors that share their storage, by public name."""
         if self._point is not None:
             return dict(self._point)
-        live = dict(self.model.named_parameters())
+        live = {place.name: place.members[place.key] for place in self._places.parameters}
         return {name: live[real].detach() for name, real in self._real_names.items()}
 
     @property
@@ -251,9 +252,11 @@ class Objective:
             # Also without gradients the leaves ask for them, as parameters do: torch chooses kernels by that.
             leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
             real = {self._real_names[name]: leaf for name, leaf in leaves.items()}
-            with isolated(self.model, part.conditions.randomness), part.conditions.replayed(self.model):
+            with isolated(self.model, part.conditions.randomness, self._places), part.conditions.replayed(self.model):
                 switch_statistics(self.model, self._declared)
-                return call_at(self.model, real, lambda model: work(model, part, leaves), part.conditions.buffers)
+                return call_at(
+                    self.model, real, lambda model: work(model, part, leaves), part.conditions.buffers, self._places
+                )
 
     def _confirm(self, first: Tensor | None) -> None:
         """Once per objective: the same loss must come out again; ``first`` is one that was computed already."""

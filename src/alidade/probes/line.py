@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +93,7 @@ def line_profile(
         status=tuple(point.status for point in points),
         loss=loss,
         gradient_norm=system.gradient_norm(base) if base else float("nan"),
-        direction_norm=system.length(line.along),
+        direction_norm=line.length,
         provenance=Provenance(
             objective.statistics, objective.dtype, objective.batch_size, coordinates=system.name, direction=named
         ),
@@ -110,29 +111,28 @@ class _Line:
     along: Tensors
 
     def point(self, eta: float) -> Tensors:
-        return {name: value - eta * self.along[name] for name, value in self.start.items()}
+        return {name: torch.sub(value, self.along[name], alpha=eta) for name, value in self.start.items()}
+
+    @cached_property
+    def length(self) -> float:
+        return self.system.length(self.along)
 
     def slope(self) -> float:
         """<d, g(0)>, the same number in every coordinates."""
-        pieces = (p for name in self.base for p in Coordinates("raw").pieces(name, self.along[name], self.base[name]))
+        pieces = Coordinates("raw").bundles(self.along, self.base)
         return sum(_dot(piece.raw[0].double(), piece.raw[1].double()) for piece in pieces)
 
     def inner_products(self, now: Tensors, moved: Tensors, eta: float) -> _InnerProducts:
-        """One pass over the parameters, some rows at a time."""
-        parts = [
-            _piece_products(piece, eta)
-            for name in self.start
-            for piece in self.system.pieces(
-                name, self.start[name], moved[name], self.along[name], self.base[name], now[name]
-            )
-        ]
-        return _InnerProducts(*np.sum(parts, axis=0).tolist())
+        """One pass over the parameters, some at a time."""
+        bundles = self.system.bundles(self.start, moved, self.along, self.base, now)
+        return _InnerProducts(*np.sum([_piece_products(piece, eta) for piece in bundles], axis=0).tolist())
 
 
 def _piece_products(piece: Piece, eta: float) -> _InnerProducts:
-    start, moved, along = (tensor.double() for tensor in piece.raw[:3])
-    rounding = piece.as_component((moved - start) + eta * along)
-    step, first, second = piece.as_component(along), piece.gradient(3), piece.gradient(4)
+    start, moved, along = piece.raw[:3]
+    lost = (moved.double() - start).add_(along, alpha=eta)  # float32 operands are widened on the way
+    rounding, step = piece.as_component(lost), piece.component(2)
+    first, second = piece.gradient(3), piece.gradient(4)
     change = first - second
     return _InnerProducts(
         change=_dot(change, change),
@@ -183,15 +183,14 @@ def _measure(objective: Objective, line: _Line, eta: float, gradients: bool) -> 
         distance=distance / products.first**0.5 if relative else distance,
         cosine=products.both / norms if norms > 0 else float("nan"),
     )
-    length = line.system.length(line.along)
-    if eta == 0 or length == 0:
+    if eta == 0 or line.length == 0:
         return point
-    smoothness = distance / (abs(eta) * length)
+    smoothness = distance / (abs(eta) * line.length)
     noise = GRADIENT_ROUNDINGS * _precision(objective.dtype) * (products.first**0.5 + products.second**0.5)
-    resolution = (noise + smoothness * products.rounding**0.5) / (abs(eta) * length)
+    resolution = (noise + smoothness * products.rounding**0.5) / (abs(eta) * line.length)
     return point._replace(
         smoothness=smoothness,
-        curvature=products.along / (eta * length**2),
+        curvature=products.along / (eta * line.length**2),
         resolution=resolution,
         status=OK if smoothness > resolution else BELOW_RESOLUTION,
     )
