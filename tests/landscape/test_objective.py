@@ -84,8 +84,13 @@ def test_unknown_statistics_are_refused() -> None:
 
 
 NORMS = [
-    nn.Identity(), nn.BatchNorm1d(6), nn.BatchNorm1d(6, affine=False), nn.LayerNorm(6), nn.GroupNorm(2, 6), nn.RMSNorm(6),
-]  # fmt: skip
+    nn.Identity(),
+    nn.BatchNorm1d(6),
+    nn.BatchNorm1d(6, affine=False),
+    nn.LayerNorm(6),
+    nn.GroupNorm(2, 6),
+    nn.RMSNorm(6),
+]
 
 
 @pytest.mark.parametrize("norm", NORMS, ids=str)

@@ -55,7 +55,7 @@ def raw_profile(model: Any, loss_fn: Any, batch: Any, step_sizes: list[float]) -
 
 
 def relative_profile(model: Any, loss_fn: Any, batch: Any, step_sizes: list[float]) -> dict[str, np.ndarray]:
-    """The scale-free twin, filter by filter: G_j = |w_j| g_j, d_j = sqrt(N) |w_j|^2 g_j / |G|; axis 0 counts filters."""
+    """The scale-free twin: G_j = |w_j| g_j, d_j = sqrt(N) |w_j|^2 g_j / |G|, filter by filter along axis 0."""
     _, base = loss_and_gradient(model, loss_fn, batch, None, 0.0)
     weights = {n: p.detach().double().numpy() for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
     filters = [(n, j) for n, w in weights.items() for j in range(w.shape[0]) if np.linalg.norm(w[j]) > 0]

@@ -109,10 +109,9 @@ def resnet_dropout(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
 
 def gpt_tied_adamw(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
     model = GPT()
-    optimizer = torch.optim.AdamW(
-        [{"params": [model.embed.weight], "lr": 1e-2}, {"params": [p for n, p in model.named_parameters() if n != "embed.weight"]}],
-        lr=3e-3,
-    )  # fmt: skip
+    others = [p for n, p in model.named_parameters() if n != "embed.weight"]
+    groups = [{"params": [model.embed.weight], "lr": 1e-2}, {"params": others}]
+    optimizer = torch.optim.AdamW(groups, lr=3e-3)
 
     def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return model(batch["tokens"])["loss"]
