@@ -121,7 +121,18 @@ def parse_run_spec(text: bytes) -> AnyRunSpec:
     return TypeAdapter[AnyRunSpec](AnyRunSpec).validate_json(text)
 
 
-class LineProfileProbe(Spec):
+class _Probe(Spec):
+    """One kind of measurement and its schedule."""
+
+    kind: Any
+
+    @property
+    def probe_id(self) -> str:
+        """Name of the probe's segment in the run's folder."""
+        return f"{self.kind}-{self.digest()}"
+
+
+class LineProfileProbe(_Probe):
     """A line profile on the batch that the next step is taken on, from where that step starts.
 
     ``step_sizes`` along the gradient are in units of the learning rate's own scale, along the optimizer's update
@@ -148,68 +159,43 @@ class LineProfileProbe(Spec):
         return f"{self.kind}_{along}{self.coordinates}-{self.digest()}"
 
 
-class EvaluationProbe(Spec):
+class EvaluationProbe(_Probe):
     """Loss and accuracy in eval mode on the first ``examples`` of the test set (None: on all of it)."""
 
     kind: Literal["evaluation"] = "evaluation"
     examples: int | None = Field(default=None, ge=1)
     schedule: Schedule = Every(interval=50)
 
-    @property
-    def probe_id(self) -> str:
-        """Name of the probe's segment in the run's folder."""
-        return f"{self.kind}-{self.digest()}"
 
-
-class LayerScalarsProbe(Spec):
+class LayerScalarsProbe(_Probe):
     """Norms of weights and gradients, update-to-weight ratio, effective learning rate, per layer."""
 
     kind: Literal["layer_scalars"] = "layer_scalars"
     schedule: Schedule = Every(interval=10)
 
-    @property
-    def probe_id(self) -> str:
-        """Name of the probe's segment in the run's folder."""
-        return f"{self.kind}-{self.digest()}"
 
-
-class ActivationsProbe(Spec):
+class ActivationsProbe(_Probe):
     """Moments, quantiles and histograms of activations per layer (None: every layer with parameters)."""
 
     kind: Literal["activations"] = "activations"
     layers: tuple[str, ...] | None = None
     schedule: Schedule = Every(interval=10)
 
-    @property
-    def probe_id(self) -> str:
-        """Name of the probe's segment in the run's folder."""
-        return f"{self.kind}-{self.digest()}"
 
-
-class CovariateShiftProbe(Spec):
+class CovariateShiftProbe(_Probe):
     """Internal covariate shift across the optimizer's real step (Santurkar et al. 2018, Definition 2.1)."""
 
     kind: Literal["covariate_shift"] = "covariate_shift"
     layers: tuple[str, ...] | None = None
     schedule: Schedule = Every(interval=10)
 
-    @property
-    def probe_id(self) -> str:
-        """Name of the probe's segment in the run's folder."""
-        return f"{self.kind}-{self.digest()}"
 
-
-class TheoremProbe(Spec):
+class TheoremProbe(_Probe):
     """The terms of Theorem 4.1 for BatchNorm layers (None: every one with batch statistics)."""
 
     kind: Literal["theorem_4_1"] = "theorem_4_1"
     layers: tuple[str, ...] | None = None
     schedule: Schedule = Every(interval=10)
-
-    @property
-    def probe_id(self) -> str:
-        """Name of the probe's segment in the run's folder."""
-        return f"{self.kind}-{self.digest()}"
 
 
 AnyProbe = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from alidade.report.finding import finding, key_numbers
 from alidade.report.variants import variants
 from alidade.report.verdict_table import verdict_groups
 from alidade.report.words import number, seeds
+from alidade.store.files import write_atomically
 
 if TYPE_CHECKING:
     from alidade.claims.claim import Verdict
@@ -42,7 +41,7 @@ def write_page(path: Path, study: Study, verdicts: Sequence[Verdict]) -> Path:
         raise WorkError(f"{study.root}: expected measurements to draw, found none; run 'alidade demo' first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, _render(study, verdicts, drawn).encode())
+        write_atomically(path, _render(study, verdicts, drawn).encode())
     except OSError as error:
         raise WorkError(f"{path}: expected a file that can be written, got: {error.strerror}") from error
     return path
@@ -159,15 +158,3 @@ def _when(created: str) -> str:
 def _runs(study: Study) -> list[tuple[str, str]]:
     """Every run: its id and what it was."""
     return sorted(((run, spec.label) for run, spec in study.specs.items()), key=lambda pair: (pair[1], pair[0]))
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
