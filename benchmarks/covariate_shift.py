@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import alidade
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CONVOLUTIONS = (0, 4, 8, 11, 15, 18, 22, 25)  # of a VGG-11; a norm follows each
+CONVOLUTIONS = range(1, 9)
 
 
 class Block(nn.Module):
@@ -108,7 +108,7 @@ def _measured(model: nn.Module, groups: Sequence[Sequence[str]] | None) -> dict[
 def _settings() -> dict[str, tuple[nn.Module, Sequence[Sequence[str]] | None]]:
     torch.manual_seed(0)
     narrow = {norm: alidade.nn.vgg(8, width=0.125, norm=norm) for norm in ("none", "batch")}
-    grouped = [[f"features.{place}", f"features.{place + 1}"] for place in CONVOLUTIONS] + [["head"]]
+    grouped = [[f"features.conv{k}", f"features.norm{k}"] for k in CONVOLUTIONS] + [["head"]]
     return {
         "vgg-11": (narrow["none"], None),
         "vgg-11 with batch norm, all layers": (narrow["batch"], None),

@@ -144,10 +144,10 @@ def language() -> Any:
     return Gpt().double(), cross_entropy, (tokens, tokens.roll(-1, 1).flatten())
 
 
-CONVOLUTIONS = (0, 4, 8, 11, 15, 18, 22, 25)
-VGG_NONE = [f"features.{place}" for place in CONVOLUTIONS] + ["head"]
-VGG_BATCH = [f"features.{place + k}" for place in CONVOLUTIONS for k in (0, 1)] + ["head"]
-VGG_NOISY = [f"features.{place}{norm}" for k in CONVOLUTIONS for place, norm in ((k, ""), (k + 1, ".0"))] + ["head"]
+CONVOLUTIONS = range(1, 9)
+VGG_NONE = [f"features.conv{k}" for k in CONVOLUTIONS] + ["head"]
+VGG_BATCH = [f"features.{kind}{k}" for k in CONVOLUTIONS for kind in ("conv", "norm")] + ["head"]
+VGG_NOISY = [f"features.{name}" for k in CONVOLUTIONS for name in (f"conv{k}", f"norm{k}.0")] + ["head"]
 LAYERS = ["conv", "norm"]
 BLOCK = ["ln1", "attention", "attention.out_proj", "ln2", "mlp.0", "mlp.2"]
 
@@ -524,12 +524,12 @@ def test_running_statistics_come_from_the_states() -> None:
 
 def test_groups_are_measured_together() -> None:
     model, loss_fn, batch, before, after = built("vgg_batch")
-    pairs = [[f"features.{place}", f"features.{place + 1}"] for place in CONVOLUTIONS]
+    pairs = [[f"features.conv{k}", f"features.norm{k}"] for k in CONVOLUTIONS]
     shift = covariate_shift(model, loss_fn, batch, before, after, [*pairs, "head"])
     keys = [[key for key in before if home(key) in pair] for pair in [*pairs, ["head"]]]
     expected = naive.shifts(model, loss_fn, batch, before, after, dict(zip(shift.layers, keys, strict=True)))
     assert_same(shift, expected, 1e-11)
-    assert shift.layers[4] == "features.15+features.16"
+    assert shift.layers[4] == "features.conv5+features.norm5"
     named = covariate_shift(model, loss_fn, batch, before, after, {"fifth": pairs[4], "all": ["features"]})
     assert named.layers == ("fifth", "all")
     assert named.l2[0] == shift.l2[4]
@@ -611,7 +611,7 @@ def test_a_gradient_that_vanishes_or_appears() -> None:
 
 def test_a_loss_that_overflows_is_recorded_as_such() -> None:
     model, loss_fn, batch, before, after = built("vgg")
-    after["features.0.weight"] = after["features.0.weight"] * float("inf")
+    after["features.conv1.weight"] = after["features.conv1.weight"] * float("inf")
     shift = covariate_shift(model, loss_fn, batch, before, after)
     assert shift.status == (OK, *[NON_FINITE] * (len(shift.layers) - 1))
     assert not np.isfinite(shift.l2[1:]).any()
@@ -826,10 +826,10 @@ def test_autocast_is_that_of_the_caller() -> None:
 BAD_LAYERS = [
     ([], "expected a non-empty list"),
     ("head", "expected a non-empty list"),
-    (["features.0", 3], "a name or a non-empty list of names"),
+    (["features.conv1", 3], "a name or a non-empty list of names"),
     ([[]], "a name or a non-empty list of names"),
-    (["tail"], "got 'tail'; there are features.0, features.4"),
-    ([["head", "features.1"]], "got 'features.1'"),
+    (["tail"], "got 'tail'; there are features.conv1, features.conv2"),
+    ([["head", "features.norm1"]], "got 'features.norm1'"),
 ]
 
 

@@ -61,6 +61,7 @@ class Claim:
     threshold: float
     per_seed: Callable[[Runs], Seeds]
     scale: Literal["log", "linear"] = "log"
+    twin: str = ""  # id of the claim in scale-free coordinates
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,17 @@ def judge(claims: Sequence[tuple[Claim, Runs]]) -> list[Verdict]:
     judged = [_judge(claim, runs) for claim, runs in claims]
     tested = [index for index, (_, p) in enumerate(judged) if p is not None]
     adjusted = dict(zip(tested, holm([judged[index][1] or 0.0 for index in tested]), strict=True))
-    return [replace(verdict, p_adjusted=adjusted.get(index)) for index, (verdict, _) in enumerate(judged)]
+    verdicts = [replace(verdict, p_adjusted=adjusted.get(index)) for index, (verdict, _) in enumerate(judged)]
+    by_id = {verdict.claim: verdict.verdict for verdict in verdicts}
+    return [_with_scale(v, by_id.get(claim.twin)) for v, (claim, _) in zip(verdicts, claims, strict=True)]
+
+
+def _with_scale(raw: Verdict, twin: VerdictName | None) -> Verdict:
+    """A raw form that holds while its scale-free twin does not may be a matter of how weights are scaled."""
+    if raw.verdict != "supported" or twin in (None, "supported"):
+        return raw
+    said = f"depends on weight scale: the scale-free twin is {twin}"
+    return replace(raw, reason="; ".join(part for part in (said, raw.reason) if part))
 
 
 def _judge(claim: Claim, runs: Runs) -> tuple[Verdict, float | None]:

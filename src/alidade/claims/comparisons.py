@@ -61,6 +61,12 @@ def mean_over_training(runs: Runs, run: str, quantity: str, first_fraction: floa
     return _mean(dict(zip(rows["step"].to_list(), rows["value"].to_list(), strict=True)))
 
 
+def mean_over_layers(runs: Runs, run: str, quantity: str) -> float | None:
+    """Mean of a quantity over layers and probes; None where it was not measured or is not finite."""
+    values = runs.rows(run).filter(pl.col("quantity") == quantity)["value"].to_list()
+    return _mean(dict(enumerate(values)))
+
+
 def _training(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
     return runs.rows(run).filter(pl.col("quantity") == quantity).select("step", "value")
 

@@ -12,6 +12,7 @@ from alidade.claims.claim import Claim
 from alidade.claims.quantities import RELATIVE_STEPS, paper_step_sizes
 from alidade.core.schedule import Every
 from alidade.core.spec import (
+    ActivationsProbe,
     AnyProbe,
     DataName,
     DataSpec,
@@ -107,20 +108,36 @@ def theorem_probe(settings: Settings) -> TheoremProbe:
     return TheoremProbe(schedule=Every(interval=5 * size_of(settings).probe_every))
 
 
+def activations_probe(settings: Settings) -> ActivationsProbe:
+    """Activations behind the norm (or where it would stand) of an early, a middle and the last layer.
+
+    They are the paper's layers 2, 9 and 13 of 13 (Fig. 2), and 2, 5 and 8 of 8.
+    """
+    size = size_of(settings)
+    numbers = (2, 9, 13) if size.conv_layers == 13 else (2, 5, 8)
+    layers = tuple(f"features.norm{number}" for number in numbers)
+    return ActivationsProbe(layers=layers, schedule=Every(interval=5 * size.probe_every))
+
+
 def seeds_of(settings: Settings) -> range:
     """The seeds of a study."""
     return range(FIRST_SEED, FIRST_SEED + settings.seeds)
 
 
 def planned(
-    settings: Settings, norms: tuple[NormName, ...], learning_rate: float, with_lines: bool
+    settings: Settings,
+    norms: tuple[NormName, ...],
+    learning_rate: float,
+    with_lines: bool,
+    with_activations: bool = False,
 ) -> list[PlannedRun]:
     """One run per seed and norm, seed by seed, so that an early stop leaves whole pairs."""
 
     def probes(norm: NormName) -> tuple[AnyProbe, ...]:
         lines: tuple[AnyProbe, ...] = line_probes(settings, learning_rate) if with_lines else ()
         theorem = (theorem_probe(settings),) if with_lines and norm == "batch" else ()
-        return (evaluation_probe(settings), *lines, *theorem)
+        activations = (activations_probe(settings),) if with_activations else ()
+        return (evaluation_probe(settings), *lines, *theorem, *activations)
 
     return [
         PlannedRun(spec=run_spec(settings, norm, learning_rate, seed), probes=probes(norm))

@@ -43,8 +43,10 @@ def _claim(id_: str, figure: str, series: BandSeries, words: str, relative: bool
         if equal_loss
         else "fewer than half of the probes are finite in both runs"
     )
+    ending = "_equal_loss" if equal_loss else ""
     return Claim(
-        id=id_ + ("_scale_free" if relative else "") + ("_equal_loss" if equal_loss else ""),
+        id=id_ + ("_scale_free" if relative else "") + ending,
+        twin="" if relative else f"{id_}_scale_free{ending}",
         experiment="landscape",
         paper=f"{figure}: {_SAYS[id_]}",
         hypothesis=f"without BatchNorm the {words} over {coordinates} is larger than with it, {where}",

@@ -16,7 +16,10 @@ PLANS: dict[int, tuple[int | str, ...]] = {
 
 
 class VGG(nn.Module):
-    """Convolutions 3x3 with an optional norm before each ReLU, max pooling, and one linear head."""
+    """Convolutions 3x3 with an optional norm before each ReLU, max pooling, and one linear head.
+
+    Layers are named as the paper counts them: ``features.conv5``, ``features.norm5``, ``features.relu5``, ``head``.
+    """
 
     def __init__(self, features: nn.Sequential, head: nn.Linear) -> None:
         super().__init__()
@@ -55,16 +58,18 @@ def vgg(
     """
     if conv_layers not in PLANS:
         raise CallError(f"conv_layers: expected one of {sorted(PLANS)}, got {conv_layers!r}")
-    layers: list[nn.Module] = []
-    channels = in_channels
+    features = nn.Sequential()
+    channels, number = in_channels, 0
     for entry in PLANS[conv_layers]:
         if isinstance(entry, str):
-            layers.append(nn.MaxPool2d(2))
+            features.add_module(f"pool{number}", nn.MaxPool2d(2))
             continue
-        out = max(1, round(entry * width))
-        layers += [nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none"), make_norm(norm, out), nn.ReLU()]
+        out, number = max(1, round(entry * width)), number + 1
+        features.add_module(f"conv{number}", nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none"))
+        features.add_module(f"norm{number}", make_norm(norm, out))
+        features.add_module(f"relu{number}", nn.ReLU())
         channels = out
-    network = VGG(nn.Sequential(*layers), nn.Linear(channels, classes))
+    network = VGG(features, nn.Linear(channels, classes))
     initialize(network, init)
     return network
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alidade.core.activations import ActivationStatistics
 from alidade.core.errors import CallError
 from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row, Statistics
 from alidade.core.spec import (
@@ -74,6 +75,7 @@ class Session:
         self.probes, self._recorder = {probe.probe_id: probe for probe in probes}, recorder
         self.budget = budget or Budget(None)
         self._warned: set[str] = set()
+        self._activations: dict[str, tuple[ActivationStatistics, ActivationStatistics]] = {}  # first and latest
         for probe_id in self.probes:
             recorder.record(probe_id, [])
 
@@ -101,10 +103,22 @@ class Session:
 
     def _rows(self, probe: AnyProbe, moment: Moment) -> list[Row]:
         try:
+            if isinstance(probe, ActivationsProbe):
+                return list(self._measure_activations(probe, moment))
             return list(MEASURES[probe.kind](probe, moment))
         except Exception as error:  # the training must go on, whatever a probe runs into
             reason = " ".join(str(error).split()) or type(error).__name__
             return [self._failure(moment.step, probe, reason)]
+
+    def _measure_activations(self, probe: ActivationsProbe, moment: Moment) -> Iterable[Row]:
+        """The statistics, their change since the last probe and their drift since the first (paper, Fig. 8)."""
+        now = activations_of(moment.objective, probe.layers)
+        yield from now.rows(moment.step)
+        if probe.probe_id in self._activations:
+            first, latest = self._activations[probe.probe_id]
+            yield from (row for row in latest.change(now).rows(moment.step) if row.quantity.endswith("_change"))
+            yield from (row for row in first.change(now).rows(moment.step) if row.quantity.endswith("_drift"))
+        self._activations[probe.probe_id] = (self._activations.get(probe.probe_id, (now, now))[0], now)
 
     def _failure(self, step: int, probe: AnyProbe, reason: str) -> Row:
         if (known := f"{probe.probe_id} {reason}") not in self._warned:
@@ -144,10 +158,6 @@ def _measure_scalars(probe: LayerScalarsProbe, moment: Moment) -> Iterable[Row]:
     return layer_scalars(moment.objective, lr=moment.learning_rates, update=moment.update).rows(moment.step)
 
 
-def _measure_activations(probe: ActivationsProbe, moment: Moment) -> Iterable[Row]:
-    return activations_of(moment.objective, probe.layers).rows(moment.step)
-
-
 def _measure_shift(probe: CovariateShiftProbe, moment: Moment) -> Iterable[Row]:
     if moment.start is None:
         raise CallError("covariate_shift: expected a probe of a Survey, where the optimizer's step is known")
@@ -167,7 +177,6 @@ MEASURES: dict[str, Callable[..., Iterable[Row]]] = {
     "line_profile": _measure_line,
     "evaluation": _measure_evaluation,
     "layer_scalars": _measure_scalars,
-    "activations": _measure_activations,
     "covariate_shift": _measure_shift,
     "theorem_4_1": _measure_theorem,
 }
