@@ -32,8 +32,8 @@ def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _perceptron() -> tuple[nn.Module, Tensor]:
-    layers = [nn.Linear(128, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
-    return nn.Sequential(*layers), torch.randn(64, 128)
+    layers = [nn.Linear(128, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
+    return nn.Sequential(*layers), torch.randn(256, 128)
 
 
 def _vgg() -> tuple[nn.Module, Tensor]:

@@ -195,6 +195,7 @@ def test_a_loss_with_a_generator_of_its_own_is_refused() -> None:
         (lambda model, batch: model(batch[0]), "got shape"),
         (lambda model, batch: 1.0, "got float"),
         (lambda model, batch: cross_entropy(model, batch).detach(), "depends on the parameters"),
+        (lambda model, batch: torch.ones((), requires_grad=True) * 2, "none of them enters"),
         (3, "loss_fn: expected"),
     ],
 )
@@ -206,3 +207,8 @@ def test_bad_losses_get_one_line(loss_fn: object, message: str) -> None:
 def test_a_model_without_trainable_parameters_is_refused() -> None:
     with pytest.raises(CallError, match="requires_grad"):
         Objective(_network().requires_grad_(False), cross_entropy, _batch())
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(CallError, match="expected at least one example"):
+        Objective(_network(), cross_entropy, (torch.empty(0, 5, dtype=torch.float64), torch.empty(0)))

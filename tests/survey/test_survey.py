@@ -17,7 +17,7 @@ from torch import nn
 
 import alidade
 from alidade.core.schedule import Every, First, Logarithmic
-from alidade.errors import AlidadeError, CallError, RefusedError
+from alidade.errors import AlidadeError, CallError, RefusedError, WorkError
 from alidade.probes.budget import Budget
 
 
@@ -266,6 +266,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=False)
     frame = alidade.load(tmp_path / "s")
     assert sorted(set(frame.filter(pl.col("quantity") == "update_loss")["step"])) == list(range(10))
+    part = sorted((tmp_path / "s").rglob("parts/*.parquet"))[0]
+    flipped = bytearray(part.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    part.write_bytes(flipped)
+    with pytest.raises(WorkError, match=f"{part.name}.*move that file away: the rest of the run is kept"):
+        alidade.load(tmp_path / "s")
 
 
 def test_the_budget_is_kept_in_the_long_run() -> None:

@@ -109,6 +109,10 @@ class Objective:
         self._real_names = {public_name(name): name for name, p in model.named_parameters() if p.requires_grad}
         if not self._real_names:
             raise CallError("model: expected at least one parameter with requires_grad, got none; unfreeze one")
+        for part in parts:
+            first = first_tensor(part.batch)
+            if first is not None and first.numel() == 0:
+                raise CallError(f"batch: expected at least one example, got a tensor of shape {tuple(first.shape)}")
         check_statistics(model, statistics)
 
     @property
@@ -181,7 +185,7 @@ class Objective:
         def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensors:
             first = _gradients(self._differentiable_loss(model, part), leaves, create_graph=True)
             inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
-            return _gradients(inner, leaves) if inner.requires_grad else _zeros(leaves)
+            return _gradients(inner, leaves, second=True) if inner.requires_grad else _zeros(leaves)
 
         with sdpa_kernel(SDPBackend.MATH):
             return _sum_by_name(self._each(at, work, differentiate=True))
@@ -273,8 +277,10 @@ class Objective:
         self._unchecked = False
 
 
-def _gradients(loss: Tensor, leaves: Tensors, create_graph: bool = False) -> Tensors:
+def _gradients(loss: Tensor, leaves: Tensors, create_graph: bool = False, second: bool = False) -> Tensors:
     found = torch.autograd.grad(loss, list(leaves.values()), create_graph=create_graph, allow_unused=True)
+    if not second and all(gradient is None for gradient in found):
+        raise CallError("loss_fn: expected a loss that depends on the parameters, got one that none of them enters")
     return {
         name: torch.zeros_like(leaf) if gradient is None else gradient.to_dense() if gradient.is_sparse else gradient
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True)

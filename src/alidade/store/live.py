@@ -10,7 +10,7 @@ from typing import Any
 from alidade.core.errors import CallError, WorkError
 from alidade.core.records import Row
 from alidade.core.spec import SurveySpec
-from alidade.store.files import write_atomically
+from alidade.store.files import sha256, write_atomically
 from alidade.store.study import PARTS, SPEC, Segments, parquet, write_run
 
 #: Seconds between two flushes of one run: what a kill can cost.
@@ -49,8 +49,8 @@ class LiveRun:
         if not self._new.names or not (at_once or time.monotonic() - self._flushed > FLUSH_SECONDS):
             return
         for name in self._new.names:
-            path = self._folder / PARTS / f"{self._count:06d}.{name}.parquet"
-            write_atomically(path, parquet(self._new.frame(name)))
+            data = parquet(self._new.frame(name))
+            write_atomically(self._folder / PARTS / f"{self._count:06d}.{sha256(data)[:16]}.{name}.parquet", data)
         self._new, self._flushed, self._count = Segments(), time.monotonic(), self._count + 1
 
     def close(self) -> None:

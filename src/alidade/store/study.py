@@ -233,7 +233,7 @@ def _read_run(folder: Path, spec: AnyRunSpec) -> pl.DataFrame:
         segments = _checked_segments(folder)
         frames = [_parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
     else:
-        frames = [_parse(path, read_bytes(path)) for path in sorted((folder / PARTS).glob("*.parquet"))]
+        frames = [_part(path) for path in sorted((folder / PARTS).glob("*.parquet"))]
     frame = pl.concat([frame for frame in frames if frame.height] or frames[:1] or [pl.DataFrame(schema=_ROW_SCHEMA)])
     run = pl.lit(folder.name, dtype=pl.String).alias("run")
     return frame.with_columns(run, pl.lit(spec.seed, dtype=pl.Int64).alias("seed")).select(COLUMNS)
@@ -247,6 +247,14 @@ def _checked_segments(folder: Path) -> dict[str, bytes]:
         if sha256(data) != listed[name]:
             raise damaged(folder / f"{name}.parquet")
     return contents
+
+
+def _part(path: Path) -> pl.DataFrame:
+    """A piece of a survey's run that was not closed; its name carries its digest."""
+    data = read_bytes(path)
+    if sha256(data)[:16] != path.name.split(".")[1]:
+        raise damaged(path, remedy="move that file away: the rest of the run is kept")
+    return _parse(path, data)
 
 
 def _parse(path: Path, data: bytes) -> pl.DataFrame:
