@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -80,3 +82,27 @@ def test_a_notebook_gets_picture_and_specification(profile):
     bundle = plot(profile)._repr_mimebundle_()
     assert bundle["image/svg+xml"].startswith("<svg")
     assert "vconcat" in bundle["application/vnd.vegalite.v6+json"]
+
+
+def test_measurements_per_layer_are_drawn() -> None:
+    import torch
+    from torch.nn import functional as F
+
+    import alidade
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.Tanh(), torch.nn.Linear(7, 3))
+    batch = (torch.randn(8, 5), torch.arange(8) % 3)
+
+    def loss_fn(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    after = {name: value + 0.1 if value.is_floating_point() else value for name, value in before.items()}
+    measured = {
+        "Covariate shift l2": alidade.covariate_shift(model, loss_fn, batch, before, after),
+        "Weight norm": alidade.layer_scalars(alidade.Objective(model, loss_fn, batch), lr=0.1),
+        "Activation mean": alidade.activation_statistics(model, loss_fn, batch),
+    }
+    for title, thing in measured.items():
+        assert title in json.dumps(alidade.plot(thing).spec)

@@ -47,6 +47,13 @@ class Recorder(Protocol):
         """Take ``rows`` for the segment (a probe id, "training" or "timing")."""
 
 
+class Measured(Protocol):
+    """Anything that was measured knows its rows of the tidy table."""
+
+    def rows(self, step: int) -> Iterator[Row]:
+        """The rows, for a measurement after ``step`` optimizer steps."""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Under which conditions a number was measured."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 VEGA_LITE = "6.4"
 _WIDTH = 300
-_WHAT = "a LineProfile, a Study, a table as alidade.load gives it, or a list of Verdicts"
+_WHAT = "anything measured, a Study, a table as alidade.load gives it, or a list of Verdicts"
 
 
 class Chart:
@@ -58,10 +58,11 @@ class Chart:
 
 
 def plot(thing: Any, figure: str | None = None) -> Chart:
-    """A chart of ``thing``: a line profile, a study, a table of measurements, or verdicts.
+    """A chart of ``thing``: a measurement, a study, a table of measurements, or verdicts.
 
     Args:
-        thing: a LineProfile, a Study, a table as ``alidade.load`` gives it, or a list of Verdicts.
+        thing: what line_profile, covariate_shift, layer_scalars or activation_statistics returned, a Study,
+            a table as ``alidade.load`` gives it, or a list of Verdicts.
         figure: which figure of a study; None draws all of them.
 
     Raises:
@@ -82,13 +83,17 @@ def _drawer(thing: Any) -> Callable[[Any], dict[str, Any]] | None:
     import polars as pl
 
     from alidade.claims.claim import Verdict
-    from alidade.core.records import COLUMNS, LineProfile
+    from alidade.core.activations import ActivationChange, ActivationStatistics
+    from alidade.core.layer_scalars import LayerScalars
+    from alidade.core.records import COLUMNS, CovariateShift, LineProfile
     from alidade.store import Study
 
     if isinstance(thing, LineProfile):
         return _profile
     if isinstance(thing, Study):
         return _study
+    if isinstance(thing, CovariateShift | LayerScalars | ActivationStatistics | ActivationChange):
+        return _layers
     if isinstance(thing, pl.DataFrame) and set(COLUMNS) <= set(thing.columns):
         return _table
     if isinstance(thing, list | tuple) and thing and all(isinstance(item, Verdict) for item in thing):
@@ -100,6 +105,15 @@ def _profile(profile: Any) -> dict[str, Any]:
     from alidade.report.pictures import profile_panels
 
     return composed([profile_panels(profile)])
+
+
+def _layers(measured: Any) -> dict[str, Any]:
+    from alidade.report.layer_pictures import layer_panels
+
+    panels = layer_panels(measured)
+    if not panels:
+        raise CallError("plot: expected a measurement with at least one number of status 'ok', got none")
+    return composed([panels[i : i + 3] for i in range(0, len(panels), 3)], width=220, spacing=170)
 
 
 def _table(frame: Any) -> dict[str, Any]:
@@ -151,8 +165,11 @@ def _composed_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
     return {"vconcat": rows, "resolve": _APART, "datasets": datasets, "spacing": 40}
 
 
-def composed(rows: Sequence[Sequence[Panel]], width: int = _WIDTH) -> dict[str, Any]:
-    """Rows of panels as one Vega-Lite chart, with one legend: that of the first panel that has one."""
+def composed(rows: Sequence[Sequence[Panel]], width: int = _WIDTH, spacing: int = 76) -> dict[str, Any]:
+    """Rows of panels as one Vega-Lite chart, with one legend: that of the first panel that has one.
+
+    ``spacing`` is the room for the labels of the vertical axes.
+    """
     legend_drawn = False
     lines = []
     for row in rows:
@@ -163,7 +180,7 @@ def composed(rows: Sequence[Sequence[Panel]], width: int = _WIDTH) -> dict[str, 
                 view = without_legend(view)
             legend_drawn = legend_drawn or _has_legend(panel.spec)
             views.append(view)
-        lines.append({"hconcat": views, "resolve": _APART, "bounds": "flush", "spacing": 76})
+        lines.append({"hconcat": views, "resolve": _APART, "bounds": "flush", "spacing": spacing})
     return {"vconcat": lines, "resolve": _APART, "datasets": _datasets([panel for row in rows for panel in row])}
 
 
