@@ -19,7 +19,7 @@ from alidade.landscape.conditions import AutocastState
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import as_loss_function
 from alidade.landscape.objective import Objective, Part, Tensors
-from alidade.probes.budget import Budget
+from alidade.probes.budget import SURROUNDINGS, Budget
 from alidade.probes.environment import environment
 from alidade.probes.hooks import (
     ForwardWatch,
@@ -115,6 +115,7 @@ class Survey:
         self._session = Session(wanted, _Fan((self._live, *recorders)), Budget(budget))
         self._recorder = _Fan((self._live, *recorders))
         self.step = 0  # optimizer steps seen
+        self._around = 0.0  # seconds spent around the probes of this step
         self._announced = False  # whether the data of the next step are known
         self._chosen: list[str] = []  # probes that this step is to have
         self._pending: list[_Pending] = []
@@ -147,7 +148,7 @@ class Survey:
         if self._chosen:
             began = time.perf_counter()
             self._pending.append(_Pending(batch, weight, ForwardWatch(self._model)))
-            self._session.budget.charge(None, time.perf_counter() - began)
+            self._around += time.perf_counter() - began
 
     @property
     def overhead(self) -> float:
@@ -180,7 +181,7 @@ class Survey:
         if self._chosen:
             began = time.perf_counter()
             self._start = trainable(self._model)
-            self._session.budget.charge(None, time.perf_counter() - began)
+            self._around += time.perf_counter() - began
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         skipped = was_skipped(optimizer) if self._chosen else False
@@ -205,7 +206,7 @@ class Survey:
         moment.check_deterministic, self._checked = not self._checked, True
         self._session.measure(moment, self._chosen)
         self._live.flush()
-        self._session.budget.charge(None, time.perf_counter() - began - (self._session.budget.spent - before))
+        self._around += time.perf_counter() - began - (self._session.budget.spent - before)
 
     def _parts(self, start: Tensors) -> list[Part]:
         if self._autocast is None:
@@ -226,6 +227,9 @@ class Survey:
     def _drop(self) -> None:
         for pending in self._pending:
             pending.watch.stop()
+        if self._around:
+            self._session.budget.charge(SURROUNDINGS, self._around)
+            self._around = 0.0
         self._pending, self._chosen, self._start, self._announced = [], [], None, False
 
 

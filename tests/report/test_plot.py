@@ -45,7 +45,7 @@ def test_an_unwritable_place_is_one_line(tmp_path, profile):
 
 @pytest.mark.parametrize("thing", [3, "runs/demo", [], [1, 2], None, {"a": 1}])
 def test_what_cannot_be_plotted_is_told_what_can(thing):
-    with pytest.raises(CallError, match="expected a LineProfile, a Study, a table as"):
+    with pytest.raises(CallError, match="expected anything measured, a Study, a table as"):
         plot(thing)
 
 

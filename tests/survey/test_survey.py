@@ -290,6 +290,21 @@ def test_the_budget_is_kept_in_the_long_run() -> None:
     assert shares[-1] >= 0.8 * 0.05  # and it is used
 
 
+def test_a_cheap_probe_does_not_starve_an_expensive_one() -> None:
+    now = 0.0
+    budget = Budget(0.05, clock=lambda: now)
+    runs = {"cheap": 0, "dear": 0}
+    for _ in range(4000):
+        for probe in budget.affordable(["cheap", "dear"]):
+            cost = {"cheap": 1.0, "dear": 30.0}[probe]
+            now += cost
+            budget.charge(probe, cost)
+            runs[probe] += 1
+        now += 1.0
+    assert runs["dear"] >= 4  # 0.05 x 4000 / 31 = 6 rounds of both
+    assert abs(runs["cheap"] - runs["dear"]) <= 1
+
+
 def test_the_first_round_is_paid_back() -> None:
     now = 0.0
     budget = Budget(0.1, clock=lambda: now)

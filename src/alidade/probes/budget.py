@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 REMEMBERED_COSTS = 5
 
 
+#: What surrounds the probes of one step: copies of parameters, captured conditions, writing.
+SURROUNDINGS = "surroundings"
+
+
 class Budget:
     """Probes may take ``share`` of the time that the training itself takes; None sets no limit.
 
@@ -31,25 +35,34 @@ class Budget:
         self._share, self._clock = share, clock
         self._began = clock()
         self._costs: dict[str, deque[float]] = {}
+        self._turns: dict[str, int] = {}  # when each probe ran last, as a count of charges
         self.spent = 0.0  # seconds, all probes and what surrounds them
 
     def affordable(self, probes: Sequence[str]) -> list[str]:
-        """Those of ``probes`` that may start now, the first ones first."""
+        """Those of ``probes`` that may start now.
+
+        The one that has waited longest comes first, and while it cannot be paid no other starts: otherwise cheap
+        probes would keep the bucket empty and an expensive one would never run again.
+        """
         if self._share is None or not probes:
             return list(probes)
-        left, chosen = self._share * self.training_seconds - self.spent, []
-        for probe in probes:
-            cost = max(self._costs.get(probe, ()), default=None)
-            if cost is None or cost <= left:
-                chosen.append(probe)
-                left -= cost or 0.0
-        return chosen
+        left = self._share * self.training_seconds - self.spent - self._cost(SURROUNDINGS)
+        chosen = set()
+        for probe in sorted(probes, key=lambda name: self._turns.get(name, 0)):
+            if self._costs.get(probe) and self._cost(probe) > left:
+                break
+            chosen.add(probe)
+            left -= self._cost(probe)
+        return [probe for probe in probes if probe in chosen]
 
-    def charge(self, probe: str | None, seconds: float) -> None:
-        """Book what a probe took; None books what surrounds the probes (copies, captured conditions)."""
+    def charge(self, probe: str, seconds: float) -> None:
+        """Book what a probe took, or what surrounded the probes of one step (``SURROUNDINGS``)."""
         self.spent += seconds
-        if probe is not None:
-            self._costs.setdefault(probe, deque(maxlen=REMEMBERED_COSTS)).append(seconds)
+        self._costs.setdefault(probe, deque(maxlen=REMEMBERED_COSTS)).append(seconds)
+        self._turns[probe] = 1 + max(self._turns.values(), default=0)
+
+    def _cost(self, probe: str) -> float:
+        return max(self._costs.get(probe, ()), default=0.0)
 
     @property
     def training_seconds(self) -> float:
