@@ -14,6 +14,7 @@ from torch import Tensor
 from alidade.core.errors import CallError
 from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, Floats, LineProfile, Provenance
 from alidade.landscape.coordinates import Coordinates, Piece, coordinates_named
+from alidade.landscape.layout import Layout
 from alidade.landscape.objective import Objective, Tensors
 
 #: Relative error of a gradient's norm in units of the precision, ||g32 - g64|| / (eps ||g||). Measured along the
@@ -110,8 +111,25 @@ class _Line:
     base: Tensors  # the gradient at the start; empty where it is not needed
     along: Tensors
 
+    @cached_property
+    def layout(self) -> Layout | None:
+        """How the parameters of a small network lie in one vector."""
+        return Layout.of(self.start)
+
+    @cached_property
+    def vectors(self) -> dict[str, Tensor]:
+        """What does not change along the line, packed; with float64 copies of what is multiplied."""
+        layout = self.layout or Layout(self.start)
+        start, along = layout.pack(self.start), layout.pack(self.along)
+        fixed = {"start": start, "along": along, "along64": along.double()}
+        if self.base:
+            fixed["base64"] = fixed["along64"] if self.base is self.along else layout.pack(self.base).double()
+        return fixed | ({"factor": layout.pack(self.system.factors)} if self.system.factors is not None else {})
+
     def point(self, eta: float) -> Tensors:
-        return {name: torch.sub(value, self.along[name], alpha=eta) for name, value in self.start.items()}
+        if self.layout is None:
+            return {name: torch.sub(value, self.along[name], alpha=eta) for name, value in self.start.items()}
+        return self.layout.views(torch.sub(self.vectors["start"], self.vectors["along"], alpha=eta))
 
     @cached_property
     def length(self) -> float:
@@ -124,8 +142,13 @@ class _Line:
 
     def inner_products(self, now: Tensors, moved: Tensors, eta: float) -> _InnerProducts:
         """One pass over the parameters, some at a time."""
-        bundles = self.system.bundles(self.start, moved, self.along, self.base, now)
-        return _InnerProducts(*np.sum([_piece_products(piece, eta) for piece in bundles], axis=0).tolist())
+        if self.layout is None:
+            pieces = self.system.bundles(self.start, moved, self.along, self.base, now)
+            return _InnerProducts(*np.sum([_piece_products(piece, eta) for piece in pieces], axis=0).tolist())
+        fixed = self.vectors
+        there = torch.sub(fixed["start"], fixed["along"], alpha=eta)
+        raw = [fixed["start"], there, fixed["along64"], fixed["base64"], self.layout.pack(now)]
+        return _piece_products(Piece(fixed.get("factor"), raw), eta)
 
 
 def _piece_products(piece: Piece, eta: float) -> _InnerProducts:
