@@ -98,6 +98,55 @@ class _Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class _Reentrant(_Checkpointed):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()  # reentrant checkpointing wants an input that asks for gradients
+        return self.second(checkpoint(lambda y: self.first(y).tanh(), x, use_reentrant=True))
+
+
+def _reentrant() -> Any:
+    return _Reentrant(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+def _bounded_embedding() -> Any:
+    model = nn.Sequential(nn.Embedding(6, 5, max_norm=1.0), nn.Flatten(), nn.Linear(10, 4))
+    return model, cross_entropy, (torch.arange(12).view(6, 2) % 6, _labels(6))
+
+
+class _Sliced(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.randn(5, 5)), nn.Parameter(torch.randn(5, 4))])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight in self.weights[:1]:  # slicing makes a new list, which takes Parameters as they are
+            x = (x @ weight).tanh()
+        return x @ self.weights[1]
+
+
+def _sliced() -> Any:
+    return _Sliced(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+class _Growing(nn.Module):
+    """Registers a buffer in its first forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if "average" not in self._buffers:
+            self.register_buffer("average", torch.zeros(4))
+        self.average.mul_(0.9).add_(y.mean(0).detach(), alpha=0.1)
+        return y
+
+
+def _growing() -> Any:
+    return _Growing(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
 def _recurrent() -> Any:
     return _Recurrent(), cross_entropy, (torch.randn(8, 4, 3), _labels(8))
 
@@ -135,4 +184,6 @@ CASES = [
     Case("dropout", _dropout), Case("noisy_vgg", _noisy_vgg), Case("tied_frozen_unused_cached", _tied),
     Case("checkpointed", _checkpointed), Case("recurrent", _recurrent), Case("attention", _attention),
     Case("own_generator", _own_generator), Case("transposed", _transposed), Case("weight_norm", _weight_norm),
+    Case("reentrant", _reentrant), Case("bounded_embedding", _bounded_embedding), Case("sliced", _sliced),
+    Case("growing", _growing),
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alidade import errors as errors
     from alidade import nn as nn
     from alidade import theory as theory
     from alidade.landscape.objective import Objective as Objective
@@ -32,6 +33,7 @@ _HOMES = {
     "Survey": "alidade.survey",
     "load": "alidade.store",
     "plot": "alidade.report.plot",
+    "errors": None,
     "nn": None,
     "theory": None,
 }

@@ -16,9 +16,10 @@ from alidade.core.records import Recorder, Row
 from alidade.core.schedule import Every, Schedule
 from alidade.core.spec import AnyProbe, SurveySpec, probe_named
 from alidade.landscape.conditions import AutocastState
+from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import as_loss_function
-from alidade.landscape.objective import Objective, Part, Tensors
+from alidade.landscape.objective import Objective, Part
 from alidade.probes.budget import SURROUNDINGS, Budget
 from alidade.probes.environment import environment
 from alidade.probes.hooks import (

@@ -211,4 +211,4 @@ def test_a_model_without_trainable_parameters_is_refused() -> None:
 
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(CallError, match="expected at least one example"):
-        Objective(_network(), cross_entropy, (torch.empty(0, 5, dtype=torch.float64), torch.empty(0)))
+        Objective(_network(), cross_entropy, (torch.empty(0, 5, dtype=torch.float64), torch.empty(0))).value()

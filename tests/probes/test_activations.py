@@ -25,7 +25,8 @@ from alidade.nn import NoisyBatchNorm, vgg
 from alidade.probes import activations as module_under_test
 from alidade.probes.activations import activation_statistics, activations_of
 
-TWINS = [case for case in CASES if case.name != "own_generator"]  # torch.Generator has no deep copy
+CALLED = [case for case in CASES if case.name != "sliced"]  # its one layer, a list, is never called
+TWINS = [case for case in CALLED if case.name != "own_generator"]  # torch.Generator has no deep copy
 
 
 def _built(case: Case, seed: int = 0) -> tuple[nn.Module, Any, Any]:
@@ -403,7 +404,7 @@ def _trained_once(case: Case) -> tuple[nn.Module, Any, Any, torch.optim.Optimize
     return model, loss_fn, batch, optimizer
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CALLED, ids=lambda case: case.name)
 @pytest.mark.parametrize("statistics", [None, "batch"])
 def test_nothing_changes(case: Case, statistics: str | None) -> None:
     model, loss_fn, batch, optimizer = _trained_once(case)

@@ -17,7 +17,11 @@ from alidade.core.errors import AlidadeError, CallError, RefusedError
 from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED
 
 DOUBLE = [case for case in CASES if case.name in ("smooth", "batch_norm", "mixed_modes")]
-SINGLE = [case for case in CASES if case.name in ("dropout", "checkpointed", "recurrent", "attention", "weight_norm")]
+SINGLE = [
+    case
+    for case in CASES
+    if case.name in ("dropout", "checkpointed", "reentrant", "recurrent", "attention", "weight_norm", "sliced")
+]
 
 
 def _built(case: Case, seed: int = 0) -> tuple[nn.Module, object, object]:
@@ -276,6 +280,46 @@ def test_no_filter_no_relative_coordinates() -> None:
     objective = Objective(Shift(), lambda model, batch: model.bias.square().sum(), None)
     with pytest.raises(RefusedError, match="two or more dimensions"):
         line_profile(objective, [0.1], coordinates="relative")
+
+
+def test_a_random_relative_direction_does_not_see_the_scale_of_filters() -> None:
+    (model, batch), (scaled, _) = _scaled_before_norm(1.0), _scaled_before_norm(7.0)
+    first, second = (
+        line_profile(Objective(m, cross_entropy, batch), [0.03, 0.3], direction="random", coordinates="relative")
+        for m in (model, scaled)
+    )
+    np.testing.assert_allclose(first.losses, second.losses, rtol=1e-10)
+    np.testing.assert_allclose(first.gradient_distances, second.gradient_distances, rtol=1e-8)
+
+
+def test_bfloat16_has_numbers_above_its_resolution() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 50), nn.Tanh(), nn.Linear(50, 5))
+    batch = (torch.randn(64, 20), torch.arange(64) % 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = line_profile(Objective(model, cross_entropy, batch), [1e-4, 3.0])
+    exact = line_profile(Objective(model, cross_entropy, batch), [1e-4, 3.0])
+    assert rough.status == (BELOW_RESOLUTION, OK)
+    assert abs(rough.effective_smoothness[1] - exact.effective_smoothness[1]) < rough.resolution[1]
+
+
+def test_the_network_is_read_live_also_when_its_structure_changes() -> None:
+    model, loss_fn, batch = _built(CASES[0])
+    objective = Objective(model, loss_fn, batch)
+    objective.value()
+    model[2] = nn.Linear(7, 4).double()
+    model[0].requires_grad_(False)
+    assert set(objective.gradient()) == {"2.weight", "2.bias"}
+    assert all(value.abs().sum() > 0 for value in objective.gradient().values())
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_profile_in_any_gradient_mode(context: object) -> None:
+    model, loss_fn, batch = _built(CASES[1])
+    expected = line_profile(Objective(model, loss_fn, batch), [0.1, 0.4])
+    with context():
+        found = line_profile(Objective(model, loss_fn, batch), [0.1, 0.4])
+    np.testing.assert_array_equal(found.gradient_distances, expected.gradient_distances)
 
 
 def test_every_failure_is_an_alidade_error() -> None:

@@ -238,7 +238,38 @@ def random_numbers_between(steps: int, watch: Watch) -> tuple[nn.Module, list[fl
     return model, losses
 
 
+class _Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = _perceptron()
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(self.encoder(batch[0]), batch[1])
+
+
+def inner_module(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
+    """The loss function never calls the outermost module; autocast and random numbers come in between."""
+    model = _Encoder()
+    optimizer = _sgd(model)
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return model.training_step(batch)
+
+    survey, losses = watch(model, loss_fn, optimizer), []
+    for batch in _vector_batches(steps):
+        survey.observe(batch)
+        torch.rand(5)
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_fn(model, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return model, losses
+
+
 LOOPS = [
+    inner_module,
     vgg_batch_norm, resnet_dropout, gpt_tied_adamw, sgd_closure, lbfgs, autocast_bfloat16, autocast_inside_the_loss,
     accumulation, grad_scaler, compiled, random_numbers_between,
 ]  # fmt: skip

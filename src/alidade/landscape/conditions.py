@@ -62,8 +62,9 @@ class Conditions:
                 for module, training in self.modes.items():
                     module.training = training
             if self.at_forward is not None:
-                handle = model.register_forward_pre_hook(_Once(self.at_forward))
-                stack.callback(handle.remove)
+                once = _Once(self.at_forward)
+                for module in model.modules():  # a loss function may call an inner module and never the outermost
+                    stack.callback(module.register_forward_pre_hook(once).remove)
             yield
 
 

@@ -72,6 +72,13 @@ class Coordinates:
             target.raw[0].copy_(piece.displacement(scale * piece.gradient(0)))
         return out
 
+    def from_components(self, name: str, components: Tensor) -> Tensor:
+        r"""The raw displacement :math:`d_j = \|w_j\| D_j` of given components; 0 where there is no filter."""
+        out = torch.empty_like(components)
+        for piece, target in zip(self.pieces(name, components), self.pieces(name, out), strict=True):
+            target.raw[0].copy_(piece.displacement(piece.raw[0].double()))
+        return out
+
     def from_displacement(self, name: str, raw: Tensor, scale: float) -> Tensor:
         """A raw displacement times a factor; what has no filter is set to rest in relative coordinates."""
         out = torch.empty_like(raw)

@@ -115,7 +115,7 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 #: Dictionaries of a module that hold its members; a forward pass may rebind entries of them.
-_MEMBERS = ("_parameters", "_buffers", "_modules")
+_MEMBERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
 class Places:
@@ -130,6 +130,17 @@ class Places:
         self.parameters = list(_places(named, "_parameters"))
         self.buffers = list(_places(named, "_buffers"))
         self.recurrent = [module for module in self.modules if isinstance(module, nn.RNNBase)]
+        self._structure = self._now()
+
+    def still_hold(self) -> bool:
+        """Whether no module, parameter or buffer has been added, exchanged for None, or taken away since."""
+        return self._structure == self._now()
+
+    def _now(self) -> list[tuple[Any, ...]]:
+        return [
+            (*map(id, vars(m)["_modules"].values()), *vars(m)["_parameters"], *vars(m)["_buffers"])
+            for m in self.modules
+        ]
 
 
 class _Place(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from alidade.core.errors import AlidadeError, CallError, RefusedError
 from alidade.core.records import Statistics
+from alidade.landscape.differentiation import ReentrantError, gradients_of, gradients_through_backward
 from alidade.landscape.isolation import call_at, isolated
 from alidade.landscape.layers import Layers, layers_seen
 from alidade.landscape.loss import LossFunction, as_scalar
@@ -66,9 +67,7 @@ class Mixtures:
         self.whole = False
         try:
             self._observe()
-        except RuntimeError as error:
-            if "use_reentrant" not in str(error):
-                raise
+        except ReentrantError:
             self._through_backward = True
             self._observe()
 
@@ -173,11 +172,7 @@ class Mixtures:
     def _differentiated(self, loss: Tensor, leaves: list[Tensor]) -> list[Tensor | None]:
         if not loss.requires_grad:
             return [None] * len(leaves)
-        if not self._through_backward:
-            return list(torch.autograd.grad(loss, leaves, allow_unused=True))
-        with _grads_of_others_kept(loss, leaves):
-            loss.backward()
-        return [leaf.grad for leaf in leaves]
+        return gradients_through_backward(loss, leaves) if self._through_backward else gradients_of(loss, leaves)
 
     def _at(self, updated: frozenset[str], work: Callable[[nn.Module, Tensors], T]) -> T:
         """``work`` on the model with the updated layers from the state after the step and the rest from before."""
@@ -188,7 +183,9 @@ class Mixtures:
         }
         with torch.inference_mode(False), torch.enable_grad():
             live = dict(model.named_parameters())
-            leaves = {name: mixed.pop(name).detach().requires_grad_(p.requires_grad) for name, p in live.items()}
+            leaves: Tensors = {
+                name: nn.Parameter(mixed.pop(name).detach(), p.requires_grad) for name, p in live.items()
+            }
             with isolated(model, conditions.randomness), conditions.replayed(model), _one_attention():
                 switch_statistics(model, self._declared)
                 buffers = {**(conditions.buffers or {}), **mixed}
@@ -218,25 +215,3 @@ def _one_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(was)
-
-
-@contextmanager
-def _grads_of_others_kept(loss: Tensor, ours: Sequence[Tensor]) -> Iterator[None]:
-    """A backward pass inside leaves ``.grad`` alone on every leaf of the graph that is not ours."""
-    own, others = set(map(id, ours)), {}
-    seen, todo = set(), [loss.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [function for function, _ in node.next_functions]
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in own:
-            others[leaf] = leaf.grad
-            leaf.grad = None
-    try:
-        yield
-    finally:
-        for leaf, grad in others.items():
-            leaf.grad = grad

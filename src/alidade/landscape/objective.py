@@ -13,11 +13,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from alidade.core.errors import CallError, RefusedError
 from alidade.core.records import Statistics
 from alidade.landscape.conditions import Conditions, conditions_now
+from alidade.landscape.differentiation import (
+    ReentrantError,
+    Tensors,
+    named_gradients,
+    summed,
+    summed_by_name,
+    zeros_like_all,
+)
 from alidade.landscape.isolation import Places, call_at, isolated, public_name, unwrap
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, first_tensor
 from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
 
-Tensors = dict[str, Tensor]
 T = TypeVar("T")
 
 
@@ -104,15 +111,11 @@ class Objective:
         self.parts = parts
         self._declared = statistics
         self._unchecked = check
+        self._accumulate = False  # whether gradients must be taken by .backward()
         self._point: Tensors | None = None
         self._places = Places(model)
-        self._real_names = {public_name(name): name for name, p in model.named_parameters() if p.requires_grad}
-        if not self._real_names:
+        if not any(p.requires_grad for p in model.parameters()):
             raise CallError("model: expected at least one parameter with requires_grad, got none; unfreeze one")
-        for part in parts:
-            first = first_tensor(part.batch)
-            if first is not None and first.numel() == 0:
-                raise CallError(f"batch: expected at least one example, got a tensor of shape {tuple(first.shape)}")
         check_statistics(model, statistics)
 
     @property
@@ -120,8 +123,8 @@ class Objective:
         """The trainable parameters as detached tensors that share their storage, by public name."""
         if self._point is not None:
             return dict(self._point)
-        live = {place.name: place.members[place.key] for place in self._places.parameters}
-        return {name: live[real].detach() for name, real in self._real_names.items()}
+        live = {place.name: place.members[place.key] for place in self._present().parameters}
+        return {public_name(name): p.detach() for name, p in live.items() if p.requires_grad}
 
     @property
     def batch(self) -> Any:
@@ -165,10 +168,14 @@ class Objective:
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> tuple[Tensor, Tensors]:
             loss = self._differentiable_loss(model, part)
-            return loss.detach(), _gradients(loss, leaves)
+            return loss.detach(), named_gradients(loss, leaves, accumulate=self._accumulate)
 
-        results = self._each(at, work, differentiate=True)
-        loss, gradient = _sum([loss for loss, _ in results]), _sum_by_name([found for _, found in results])
+        try:
+            results = self._each(at, work, differentiate=True)
+        except ReentrantError:
+            self._accumulate = True
+            results = self._each(at, work, differentiate=True)
+        loss, gradient = summed([loss for loss, _ in results]), summed_by_name([found for _, found in results])
         self._confirm(loss if at is None else None)
         return loss, gradient
 
@@ -183,12 +190,12 @@ class Objective:
         self._confirm(None)
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensors:
-            first = _gradients(self._differentiable_loss(model, part), leaves, create_graph=True)
+            first = named_gradients(self._differentiable_loss(model, part), leaves, create_graph=True)
             inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
-            return _gradients(inner, leaves, second=True) if inner.requires_grad else _zeros(leaves)
+            return named_gradients(inner, leaves, second=True) if inner.requires_grad else zeros_like_all(leaves)
 
         with sdpa_kernel(SDPBackend.MATH):
-            return _sum_by_name(self._each(at, work, differentiate=True))
+            return summed_by_name(self._each(at, work, differentiate=True))
 
     def inspect(self, work: Callable[[nn.Module], T]) -> list[T]:
         """``work(model)`` once per (micro-)batch's conditions, where the objective stands, without gradients.
@@ -224,9 +231,12 @@ class Objective:
                 )
 
     def _value(self, at: Mapping[str, Tensor] | None) -> Tensor:
-        return _sum(self._each(at, lambda model, part, leaves: self._loss(model, part).detach()))
+        return summed(self._each(at, lambda model, part, leaves: self._loss(model, part).detach()))
 
     def _loss(self, model: nn.Module, part: Part) -> Tensor:
+        first = first_tensor(part.batch)
+        if first is not None and first.numel() == 0:
+            raise CallError(f"batch: expected at least one example, got a tensor of shape {tuple(first.shape)}")
         loss = as_scalar(self.loss_fn(model, part.batch))
         return loss if part.weight == 1 else part.weight * loss
 
@@ -242,8 +252,17 @@ class Objective:
         work: Callable[[nn.Module, Part, Tensors], T],
         differentiate: bool = False,
     ) -> list[T]:
-        point = self.parameters if at is None else at
-        return [self._at(point, part, work, differentiate) for part in self.parts]
+        with torch.inference_mode(False):
+            # Clones: a forward pass may write to its parameters (an embedding with max_norm does), and these are not
+            # to be the live ones.
+            point = {name: p.clone() for name, p in self.parameters.items()} if at is None else at
+            return [self._at(point, part, work, differentiate) for part in self.parts]
+
+    def _present(self) -> Places:
+        """Where parameters and buffers are now; found again when the network's structure has changed."""
+        if not self._places.still_hold():
+            self._places = Places(self.model)
+        return self._places
 
     def _at(
         self,
@@ -252,14 +271,15 @@ class Objective:
         work: Callable[[nn.Module, Part, Tensors], T],
         differentiate: bool,
     ) -> T:
-        with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
-            # Also without gradients the leaves ask for them, as parameters do: torch chooses kernels by that.
-            leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
-            real = {self._real_names[name]: leaf for name, leaf in leaves.items()}
-            with isolated(self.model, part.conditions.randomness, self._places), part.conditions.replayed(self.model):
+        places = self._present()
+        with torch.set_grad_enabled(differentiate):
+            # Parameters that ask for gradients, also where none are taken: torch and users' code choose by that.
+            leaves: Tensors = {name: nn.Parameter(tensor.detach()) for name, tensor in point.items()}
+            real = {p.name: leaves[public_name(p.name)] for p in places.parameters if public_name(p.name) in leaves}
+            with isolated(self.model, part.conditions.randomness, places), part.conditions.replayed(self.model):
                 switch_statistics(self.model, self._declared)
                 return call_at(
-                    self.model, real, lambda model: work(model, part, leaves), part.conditions.buffers, self._places
+                    self.model, real, lambda model: work(model, part, leaves), part.conditions.buffers, places
                 )
 
     def _confirm(self, first: Tensor | None) -> None:
@@ -268,32 +288,10 @@ class Objective:
             return
         first, second = self._value(None) if first is None else first, self._value(None)
         # Sums on a GPU may be reordered, and a pass without gradients may use other kernels: that is rounding.
-        tolerance = 1e3 * torch.finfo(getattr(torch, self.dtype, torch.float32)).eps
+        tolerance = 1e2 * torch.finfo(getattr(torch, self.dtype, torch.float32)).eps
         if not torch.isclose(first, second, rtol=tolerance, atol=0, equal_nan=True):
             raise RefusedError(
                 f"objective: expected the same loss twice at the same parameters, got {float(first)!r} and "
                 f"{float(second)!r}; the model or loss_fn keeps state or draws from a generator of its own"
             )
         self._unchecked = False
-
-
-def _gradients(loss: Tensor, leaves: Tensors, create_graph: bool = False, second: bool = False) -> Tensors:
-    found = torch.autograd.grad(loss, list(leaves.values()), create_graph=create_graph, allow_unused=True)
-    if not second and all(gradient is None for gradient in found):
-        raise CallError("loss_fn: expected a loss that depends on the parameters, got one that none of them enters")
-    return {
-        name: torch.zeros_like(leaf) if gradient is None else gradient.to_dense() if gradient.is_sparse else gradient
-        for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
-    }
-
-
-def _sum(losses: Sequence[Tensor]) -> Tensor:
-    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum(0)
-
-
-def _sum_by_name(parts: Sequence[Tensors]) -> Tensors:
-    return parts[0] if len(parts) == 1 else {name: _sum([part[name] for part in parts]) for name in parts[0]}
-
-
-def _zeros(leaves: Tensors) -> Tensors:
-    return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}

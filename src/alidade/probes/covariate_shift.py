@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, CovariateShift, Provenance
@@ -18,13 +17,9 @@ from alidade.landscape.loss import as_loss_function
 from alidade.landscape.mixtures import Mixtures, Request
 from alidade.landscape.objective import Objective, Part
 from alidade.landscape.states import matched_state
-from alidade.probes.line import GRADIENT_ROUNDINGS
+from alidade.probes.line import gradient_error
 
 Tensors = dict[str, Tensor]
-
-#: The same as GRADIENT_ROUNDINGS in half precision, where rounding flips so many ReLUs that more make no difference.
-#: Measured against float32 along the training of VGG networks under bfloat16: 1 to 3 without a norm, 5 to 15 with one.
-HALF_ROUNDINGS = 16.0
 
 
 def covariate_shift(
@@ -77,6 +72,7 @@ def covariate_shift(
     full passes. Under gradient checkpointing, and for losses that contain gradients, n full passes and a forward.
     Memory: what the modules of one forward pass return, and two copies of the parameters.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
     >>> def state(first, second):
     ...     return {"0.weight": torch.tensor([[first]]).double(), "1.weight": torch.tensor([[second]]).double()}
@@ -112,8 +108,7 @@ def shift_of_parts(
     pairs = _pairs(first, seen, groups, requests)
     for mixtures in others:
         pairs = [_sum(*both) for both in zip(pairs, _pairs(mixtures, seen, groups, requests), strict=True)]
-    precision = torch.finfo(getattr(torch, objective.dtype, torch.float32)).eps
-    rounding = precision * (HALF_ROUNDINGS if precision > 1e-4 else GRADIENT_ROUNDINGS)
+    rounding = gradient_error(objective.dtype)
     numbers = [_compared(pair, rounding) for pair in pairs]
     return CovariateShift(
         layers=tuple(label for label, _ in groups),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 class ForwardWatch:
     """Records under which conditions the model's next forward call runs, once; leaves no hook behind.
 
-    The hook sits on the outermost module: on a compiled one it then runs outside the compiled code.
+    The hooks sit on every module, as a loss function may call any of them first; inside a wrapper (compilation,
+    data parallelism) only on the wrapper.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -76,10 +78,12 @@ class ForwardWatch:
         self._at_forward: RandomState | None = None
         self._modes: dict[nn.Module, bool] | None = None
         self._buffers: dict[str, Tensor] | None = None
-        self._handle = model.register_forward_pre_hook(self._capture)
+        # Hooks inside compiled code would have it compiled again.
+        watched = self._inner.modules() if model is self._inner else [model]
+        self._handles = [module.register_forward_pre_hook(self._capture) for module in watched]
 
     def _capture(self, module: nn.Module, inputs: Any) -> None:
-        self._handle.remove()
+        self.stop()
         self._at_forward = RandomState(self._inner)
         self.autocast_inside = autocast_states()
         self._modes = {module: module.training for module in self._inner.modules()}
@@ -87,7 +91,8 @@ class ForwardWatch:
 
     def stop(self) -> None:
         """Stop waiting for a forward call."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def conditions(self, autocast: Sequence[AutocastState]) -> Conditions:
         """What was recorded; without a forward call seen, the conditions at the start."""
@@ -105,9 +110,9 @@ def autocast_of_the_caller(
     if watch.autocast_inside is None or watch.autocast_inside == watch.autocast_before:
         return watch.autocast_before
     seen: list[tuple[AutocastState, ...]] = []
-    handle = unwrap(model).register_forward_pre_hook(lambda module, inputs: seen.append(autocast_states()))
-    try:
+    with ExitStack() as stack:
+        for module in unwrap(model).modules():
+            hook = module.register_forward_pre_hook(lambda module, inputs: seen.append(autocast_states()))
+            stack.callback(hook.remove)
         evaluate(watch.conditions(watch.autocast_before))
-    finally:
-        handle.remove()
     return watch.autocast_before if seen and seen[0] == watch.autocast_inside else watch.autocast_inside

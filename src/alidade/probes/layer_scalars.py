@@ -13,8 +13,9 @@ from alidade.core.errors import CallError
 from alidade.core.layer_scalars import Kind, LayerScalars
 from alidade.core.records import Provenance
 from alidade.landscape.coordinates import root_sum
+from alidade.landscape.differentiation import Tensors
 from alidade.landscape.layers import home
-from alidade.landscape.objective import Objective, Tensors
+from alidade.landscape.objective import Objective
 
 _NAN = float("nan")
 _EPS = float(np.finfo(np.float64).eps)

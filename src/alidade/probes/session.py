@@ -25,9 +25,10 @@ from alidade.core.spec import (
     TheoremProbe,
 )
 from alidade.landscape.conditions import conditions_now
+from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import LossFunction
-from alidade.landscape.objective import Objective, Part, Tensors
+from alidade.landscape.objective import Objective, Part
 from alidade.landscape.statistics import describe_statistics
 from alidade.probes.activations import activations_of
 from alidade.probes.budget import Budget

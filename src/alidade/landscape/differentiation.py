@@ -1,0 +1,112 @@
+"""Gradients at leaves of our own, also through reentrant gradient checkpointing.
+
+``torch.utils.checkpoint`` with ``use_reentrant=True`` runs part of the network inside the backward pass. Asked by
+``autograd.grad``, it refuses, or, where the parameters inside are all that is missing, lets them look unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from alidade.core.errors import CallError, RefusedError
+
+Tensors = dict[str, Tensor]
+_REENTRANT = (
+    "checkpoint: expected use_reentrant=False where a graph of gradients is needed, got reentrant checkpointing, "
+    "which hides its parameters from autograd.grad"
+)
+
+
+class ReentrantError(RefusedError):
+    """The gradient must be taken by ``.backward()``; there is no second derivative."""
+
+
+def gradients_of(loss: Tensor, leaves: Sequence[Tensor], create_graph: bool = False) -> list[Tensor | None]:
+    """Gradients by ``autograd.grad``; None for a leaf that the loss does not use.
+
+    Raises:
+        ReentrantError: part of the network runs inside the backward pass only.
+    """
+    try:
+        found: list[Tensor | None] = list(
+            torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
+        )
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise ReentrantError(_REENTRANT) from error
+        raise
+    if any(gradient is None for gradient in found) and any(
+        "CheckpointFunction" in node.name() for node in _nodes(loss)
+    ):
+        raise ReentrantError(_REENTRANT)
+    return found
+
+
+def gradients_through_backward(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients by ``.backward()`` onto the leaves; ``.grad`` of every other leaf of the graph is left alone."""
+    with _grads_of_others_kept(loss, leaves):
+        loss.backward()
+    return [leaf.grad for leaf in leaves]
+
+
+@contextmanager
+def _grads_of_others_kept(loss: Tensor, ours: Sequence[Tensor]) -> Iterator[None]:
+    own, others = set(map(id, ours)), {}
+    for node in _nodes(loss):
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in own:
+            others[leaf] = leaf.grad
+            leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, grad in others.items():
+            leaf.grad = grad
+
+
+def _nodes(loss: Tensor) -> Iterator[torch.autograd.graph.Node]:
+    """Every node of the graph behind a loss, once."""
+    seen: set[torch.autograd.graph.Node] = set()
+    todo = [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [function for function, _ in node.next_functions]
+            yield node
+
+
+def named_gradients(
+    loss: Tensor, leaves: Tensors, create_graph: bool = False, second: bool = False, accumulate: bool = False
+) -> Tensors:
+    """Gradients by name, zeros for a leaf that the loss does not use; a CallError where it uses none.
+
+    ``second`` says that the loss is itself made of gradients, which may well depend on no leaf any more.
+    """
+    ours = list(leaves.values())
+    found = gradients_through_backward(loss, ours) if accumulate else gradients_of(loss, ours, create_graph)
+    if not second and all(gradient is None for gradient in found):
+        raise CallError("loss_fn: expected a loss that depends on the parameters, got one that none of them enters")
+    return {
+        name: torch.zeros_like(leaf) if gradient is None else gradient.to_dense() if gradient.is_sparse else gradient
+        for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
+    }
+
+
+def summed(losses: Sequence[Tensor]) -> Tensor:
+    """The sum; of one, that very one."""
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum(0)
+
+
+def summed_by_name(parts: Sequence[Tensors]) -> Tensors:
+    """The sums name by name."""
+    return parts[0] if len(parts) == 1 else {name: summed([part[name] for part in parts]) for name in parts[0]}
+
+
+def zeros_like_all(leaves: Tensors) -> Tensors:
+    """Zeros of the same shapes."""
+    return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
