@@ -165,7 +165,7 @@ def write_theory(root: Path, checks: Mapping[str, Any]) -> None:
 
 def has_theory(root: Path, instances: int, seed: int) -> bool:
     """Whether that very table is kept already."""
-    kept = read_json(root / _THEORY) if (root / _THEORY).exists() else {}
+    kept = _read_theory(root) or {}
     return (kept.get("instances"), kept.get("seed")) == (instances, seed)
 
 
@@ -195,7 +195,7 @@ def open_study(root: Path) -> Study:
         manifest=manifest,
         environments={f.name: read_json(f / _ENVIRONMENT) for f in finished if (f / _ENVIRONMENT).exists()},
         unfinished=tuple(sorted(named - set(specs))),
-        theory=read_json(root / _THEORY) if (root / _THEORY).exists() else None,
+        theory=_read_theory(root),
     )
 
 
@@ -221,6 +221,11 @@ def export(frame: pl.DataFrame, to: str, out: Path | None) -> str | None:
     except OSError as error:
         raise WorkError(f"--out {out}: expected a file that can be written, got: {error.strerror}") from error
     return None
+
+
+def _read_theory(root: Path) -> dict[str, Any] | None:
+    path = root / _THEORY
+    return read_json(path, "delete it and repeat the command: no run is lost") if path.exists() else None
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:
