@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alidade.core.errors import CallError
-from alidade.theory import LipschitzTerms, layer_theorem_4_1_terms, theorem_4_1, theorem_4_1_terms
+from alidade.theory import LipschitzTerms, layer_theorem_4_1_terms, layers, theorem_4_1, theorem_4_1_terms
 
 SHAPES = {nn.BatchNorm1d: (16, 5), nn.BatchNorm2d: (4, 5, 3, 2), nn.BatchNorm3d: (3, 5, 2, 2, 3)}
 
@@ -107,3 +107,30 @@ def test_other_layers_are_refused(layer: nn.Module, message: str) -> None:
     with pytest.raises(CallError, match=message) as error:
         layer_theorem_4_1_terms(layer, torch.ones(16, 5), torch.ones(16, 5))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(64, 8, 32, 32), (512, 160)], ids=str)
+def test_large_layers_are_summed_without_copies_to_the_same_terms(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = (torch.nn.BatchNorm2d if len(shape) == 4 else torch.nn.BatchNorm1d)(shape[1])
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2.0, generator=generator)
+    y = torch.randn(shape, generator=generator) + 0.5
+    g = torch.randn(shape, generator=generator) + 0.1
+    assert layers._from_sums(y, g, layer.weight.detach().double(), layer.eps) is not None
+    quick = layers.layer_theorem_4_1_terms(layer, y, g)
+    monkeypatch.setattr(layers, "LARGE", 10**12)
+    exact = layers.layer_theorem_4_1_terms(layer, y, g)
+    for name in ("before", "after", "factor", "mean", "alignment"):
+        # Sums of 1e3 products in float32 are off by some 1e-6 of their absolute terms; <g, yhat>^2 is what is left
+        # of terms 1e2 times larger.
+        torch.testing.assert_close(getattr(quick, name), getattr(exact, name), rtol=1e-3, atol=1e-6)
+
+
+def test_units_that_sums_would_not_resolve_take_the_exact_way() -> None:
+    y = torch.randn(2048, 64, generator=torch.Generator().manual_seed(0))
+    y[:, 3] = 1e4 + 1e-2 * y[:, 3]  # a variance far below the rounding of its mean square
+    assert layers._from_sums(y, y, torch.ones(64).double(), 1e-5) is None
+    assert layers.layer_theorem_4_1_terms(torch.nn.BatchNorm1d(64), y, y).ok.all()
