@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from alidade.core.errors import CallError
+from alidade.core.probes import AnyProbe, probe_named
 from alidade.core.records import Recorder, Row
 from alidade.core.schedule import Every, Schedule
-from alidade.core.spec import AnyProbe, SurveySpec, probe_named
+from alidade.core.spec import SurveySpec
 from alidade.landscape.conditions import AutocastState
 from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import unwrap

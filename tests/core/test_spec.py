@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.studies import run_spec
 
+from alidade.core.probes import EvaluationProbe, LineProfileProbe, PlannedRun
 from alidade.core.schedule import Every, First, Logarithmic
-from alidade.core.spec import EvaluationProbe, LineProfileProbe, PlannedRun, RunSpec
+from alidade.core.spec import RunSpec
 
 OTHER: list[dict[str, Any]] = [
     {"seed": 101}, {"steps": 5}, {"batch_size": 17}, {"l2": 1e-4}, {"optimizer": {"learning_rate": 0.2}},

@@ -10,7 +10,7 @@ from math import isfinite
 import pytest
 
 from alidade.core.errors import CallError
-from alidade.core.spec import EvaluationProbe, LineProfileProbe, PlannedRun
+from alidade.core.probes import EvaluationProbe, LineProfileProbe, PlannedRun
 from alidade.experiments import DEMO, EXPERIMENTS, experiments_named
 from alidade.experiments.experiment import FIRST_SEED, Settings
 from alidade.sweeps.plan import union

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tests.studies import run_spec
 
+from alidade.core.probes import AnyProbe, EvaluationProbe, LineProfileProbe
 from alidade.core.schedule import Every, First, Logarithmic
-from alidade.core.spec import AnyProbe, EvaluationProbe, LineProfileProbe, NormName, RunSpec
+from alidade.core.spec import NormName, RunSpec
 from alidade.data import load
 from alidade.store import Segments
 from alidade.train.loop import train

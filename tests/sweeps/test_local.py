@@ -8,7 +8,8 @@ import pytest
 from tests.studies import run_spec
 
 from alidade.core.errors import WorkError
-from alidade.core.spec import DataSpec, PlannedRun
+from alidade.core.probes import PlannedRun
+from alidade.core.spec import DataSpec
 from alidade.store import load
 from alidade.sweeps.local import execute
 from alidade.sweeps.worker import Job, data_spec

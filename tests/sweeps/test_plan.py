@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.studies import ENVIRONMENT, run_spec, segments, training_rows
 
-from alidade.core.spec import EvaluationProbe, LineProfileProbe, PlannedRun
+from alidade.core.probes import EvaluationProbe, LineProfileProbe, PlannedRun
 from alidade.store import write_run
 from alidade.sweeps.plan import missing, union
 

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 from tests.studies import run_spec
 
-from alidade.core.spec import PlannedRun
+from alidade.core.probes import PlannedRun
 from alidade.sweeps.progress import StudyProgress
 
 RUNS = [PlannedRun(spec=run_spec(seed, steps=10)) for seed in (100, 101)]

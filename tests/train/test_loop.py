@@ -10,8 +10,9 @@ import torch
 from tests.studies import run_spec
 from torch.nn import functional as F
 
+from alidade.core.probes import AnyProbe, EvaluationProbe, LineProfileProbe
 from alidade.core.schedule import Every
-from alidade.core.spec import AnyProbe, EvaluationProbe, LineProfileProbe, RunSpec
+from alidade.core.spec import RunSpec
 from alidade.data import batch_indices, load
 from alidade.nn import vgg
 from alidade.store import Segments

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alidade.core.errors import AlidadeError, CallError, WorkError
 
 if TYPE_CHECKING:
-    from alidade.core.spec import PlannedRun
+    from alidade.core.probes import PlannedRun
     from alidade.experiments.experiment import Experiment, Settings
 
 

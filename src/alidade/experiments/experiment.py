@@ -10,23 +10,9 @@ from pydantic import Field
 
 from alidade.claims.claim import Claim
 from alidade.claims.quantities import RELATIVE_STEPS, paper_step_sizes
+from alidade.core.probes import ActivationsProbe, AnyProbe, EvaluationProbe, LineProfileProbe, PlannedRun, TheoremProbe
 from alidade.core.schedule import Every
-from alidade.core.spec import (
-    ActivationsProbe,
-    AnyProbe,
-    DataName,
-    DataSpec,
-    EvaluationProbe,
-    InitName,
-    LineProfileProbe,
-    ModelSpec,
-    NormName,
-    OptimizerSpec,
-    PlannedRun,
-    RunSpec,
-    Spec,
-    TheoremProbe,
-)
+from alidade.core.spec import DataName, DataSpec, InitName, ModelSpec, NormName, OptimizerSpec, RunSpec, Spec
 
 Scale = Literal["quick", "paper"]
 

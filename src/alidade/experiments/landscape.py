@@ -7,7 +7,7 @@ from functools import partial
 from alidade.claims.claim import Claim
 from alidade.claims.comparisons import band_log_ratio, paired
 from alidade.claims.quantities import BandSeries
-from alidade.core.spec import PlannedRun
+from alidade.core.probes import PlannedRun
 from alidade.experiments.experiment import Experiment, Settings, planned
 
 LEARNING_RATE = 0.1

@@ -6,7 +6,7 @@ from functools import partial
 
 from alidade.claims.claim import Claim, Runs, Seeds
 from alidade.claims.comparisons import log_ratio, mean_over_layers, mean_over_training, paired
-from alidade.core.spec import PlannedRun
+from alidade.core.probes import PlannedRun
 from alidade.experiments.experiment import Experiment, Settings, planned
 
 LEARNING_RATE = 0.1

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from alidade.core.activations import ActivationStatistics
 from alidade.core.errors import CallError
-from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row, Statistics
-from alidade.core.spec import (
+from alidade.core.probes import (
     ActivationsProbe,
     AnyProbe,
     CovariateShiftProbe,
@@ -24,6 +23,7 @@ from alidade.core.spec import (
     LineProfileProbe,
     TheoremProbe,
 )
+from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row, Statistics
 from alidade.landscape.conditions import conditions_now
 from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import unwrap

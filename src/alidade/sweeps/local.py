@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from alidade.core.errors import WorkError
-from alidade.core.spec import PlannedRun
+from alidade.core.probes import PlannedRun
 from alidade.probes.environment import usable_cores
 from alidade.sweeps import worker
 

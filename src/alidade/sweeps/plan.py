@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from alidade.core.spec import AnyProbe, PlannedRun, RunSpec
+from alidade.core.probes import AnyProbe, PlannedRun
+from alidade.core.spec import RunSpec
 from alidade.store import finished_segments
 from alidade.train.loop import TRAINING
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from alidade.core.spec import PlannedRun
+from alidade.core.probes import PlannedRun
 
 
 class StudyProgress:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from alidade.core.spec import DataSpec, PlannedRun
+from alidade.core.probes import PlannedRun
+from alidade.core.spec import DataSpec
 from alidade.data import Dataset, fingerprint, load
 from alidade.probes.environment import environment
 from alidade.store import Segments, write_run

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alidade.core.probes import AnyProbe
 from alidade.core.records import NON_FINITE, OK, Recorder, Row
-from alidade.core.spec import AnyProbe, RunSpec
+from alidade.core.spec import RunSpec
 from alidade.data import Batches, Dataset
 from alidade.landscape.statistics import describe_statistics
 from alidade.probes.session import TIMING, Session, moment_before_step

@@ -1,0 +1,125 @@
+"""What is measured along a run: each probe is a frozen specification with an id of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, field_validator
+
+from alidade.core.errors import CallError
+from alidade.core.schedule import Every, Schedule
+from alidade.core.spec import RunSpec, Spec
+
+
+class _Probe(Spec):
+    """One kind of measurement and its schedule."""
+
+    kind: Any
+
+    @property
+    def probe_id(self) -> str:
+        """Name of the probe's segment in the run's folder."""
+        return f"{self.kind}-{self.digest()}"
+
+
+class LineProfileProbe(_Probe):
+    """A line profile on the batch that the next step is taken on, from where that step starts.
+
+    ``step_sizes`` along the gradient are in units of the learning rate's own scale, along the optimizer's update
+    1 is the step really taken; in relative coordinates they are root-mean-square relative changes of a filter.
+    """
+
+    kind: Literal["line_profile"] = "line_profile"
+    direction: Literal["gradient", "update", "random"] = "gradient"
+    coordinates: Literal["raw", "relative"] = "raw"
+    step_sizes: tuple[float, ...] = Field(min_length=1)
+    schedule: Schedule = Every(interval=10)
+
+    @field_validator("step_sizes")
+    @classmethod
+    def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"step sizes must differ, got {value}")
+        return value
+
+    @property
+    def probe_id(self) -> str:
+        """Name of the probe's segment in the run's folder."""
+        along = "" if self.direction == "gradient" else f"{self.direction}_"
+        return f"{self.kind}_{along}{self.coordinates}-{self.digest()}"
+
+
+class EvaluationProbe(_Probe):
+    """Loss and accuracy in eval mode on the first ``examples`` of the test set (None: on all of it)."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    examples: int | None = Field(default=None, ge=1)
+    schedule: Schedule = Every(interval=50)
+
+
+class LayerScalarsProbe(_Probe):
+    """Norms of weights and gradients, update-to-weight ratio, effective learning rate, per layer."""
+
+    kind: Literal["layer_scalars"] = "layer_scalars"
+    schedule: Schedule = Every(interval=10)
+
+
+class ActivationsProbe(_Probe):
+    """Moments, quantiles and histograms of activations per layer (None: every layer with parameters)."""
+
+    kind: Literal["activations"] = "activations"
+    layers: tuple[str, ...] | None = None
+    schedule: Schedule = Every(interval=10)
+
+
+class CovariateShiftProbe(_Probe):
+    """Internal covariate shift across the optimizer's real step (Santurkar et al. 2018, Definition 2.1)."""
+
+    kind: Literal["covariate_shift"] = "covariate_shift"
+    layers: tuple[str, ...] | None = None
+    schedule: Schedule = Every(interval=10)
+
+
+class TheoremProbe(_Probe):
+    """The terms of Theorem 4.1 for BatchNorm layers (None: every one with batch statistics)."""
+
+    kind: Literal["theorem_4_1"] = "theorem_4_1"
+    layers: tuple[str, ...] | None = None
+    schedule: Schedule = Every(interval=10)
+
+
+AnyProbe = (
+    TheoremProbe | LineProfileProbe | EvaluationProbe | LayerScalarsProbe | ActivationsProbe | CovariateShiftProbe
+)
+ProbeSpec = Annotated[AnyProbe, Field(discriminator="kind")]
+
+#: Probes by name, with the options that suit a training loop of one's own.
+_NAMED: dict[str, dict[str, Any]] = {
+    "update_profile": {"kind": "line_profile", "direction": "update", "step_sizes": (0.1, 0.5, 1.0, 2.0)},
+    "gradient_profile": {"kind": "line_profile", "step_sizes": (1e-3, 1e-2, 1e-1)},
+    "relative_profile": {"kind": "line_profile", "coordinates": "relative", "step_sizes": (0.01, 0.03, 0.1, 0.3)},
+    "layer_scalars": {"kind": "layer_scalars"},
+    "activations": {"kind": "activations"},
+    "covariate_shift": {"kind": "covariate_shift"},
+    "theorem_4_1": {"kind": "theorem_4_1"},
+}
+
+
+def probe_named(probe: str | AnyProbe, schedule: Schedule) -> AnyProbe:
+    """A probe by name, on ``schedule``; a specification is returned as it is.
+
+    Raises:
+        CallError: an unknown name; the message lists the known ones.
+    """
+    if not isinstance(probe, str):
+        return probe
+    if probe not in _NAMED:
+        raise CallError(f"probes: expected one of {', '.join(_NAMED)} or a probe specification, got {probe!r}")
+    return TypeAdapter[AnyProbe](ProbeSpec).validate_python(_NAMED[probe] | {"schedule": schedule})
+
+
+class PlannedRun(Spec):
+    """A run and the probes that are wanted along it."""
+
+    spec: RunSpec
+    probes: tuple[ProbeSpec, ...] = ()
