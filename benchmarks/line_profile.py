@@ -5,25 +5,36 @@ Reach: with gradients at most 1.05 x (K + 1) x one plain forward and backward pa
 (pip install --no-deps loss-landscapes==3.0.6). Memory: peak above plain training, in copies of the parameters,
 measured on a network that is nearly all parameters.
 
-    OMP_NUM_THREADS=1 python benchmarks/line_profile.py
+One thread. Pass by pass, a plain pass over a copy of the network is run and timed just before each pass of the work
+that is measured, and taken out of its time: what slows the machine slows both. Two summaries over the rounds: the
+median of the ratio within a round, and the ratio of the least times. Each in this process's CPU time, which leaves out
+the time that others had the core, and by the clock on the wall.
+
+    python benchmarks/line_profile.py [ROUNDS]
 """
 
 from __future__ import annotations
 
+import copy
 import gc
 import resource
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from side_by_side import interleaved, ratio, write
+from side_by_side import write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import alidade
 
 K = 40
+ROUNDS = 15
+CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -37,14 +48,41 @@ def _setting(norm: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return model, (torch.randn(128, 3, 32, 32, device=DEVICE), torch.randint(0, 10, (128,), device=DEVICE))
 
 
-def _plain_step(model: nn.Module, batch: Any) -> None:
-    model.zero_grad()
-    loss_fn(model, batch).backward()
+class _Passes:
+    """A loss function, and plain passes in turn with its calls; seconds by clock."""
+
+    def __init__(self, model: nn.Module, batch: Any, backward: bool) -> None:
+        self._model, self._batch, self._backward = copy.deepcopy(model), batch, backward
+        self.calls, self.plain = 0, dict.fromkeys(CLOCKS, 0.0)
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        began = _now()
+        with torch.set_grad_enabled(self._backward):
+            self._model.zero_grad()
+            loss = loss_fn(self._model, self._batch)
+            loss.backward() if self._backward else float(loss)
+            del loss
+        self.plain = {clock: self.plain[clock] + now - began[clock] for clock, now in _now().items()}
+        self.calls += 1
+        return loss_fn(model, batch)
 
 
-def _plain_forward(model: nn.Module, batch: Any) -> None:
-    with torch.no_grad():
-        float(loss_fn(model, batch))
+def _now() -> dict[str, float]:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return {clock: read() for clock, read in CLOCKS.items()}
+
+
+Work = Callable[[Callable[[nn.Module, Any], Tensor]], Any]
+Seconds = dict[str, float]
+
+
+def _measured(work: Work, passes: _Passes) -> tuple[Seconds, Seconds]:
+    """Seconds of the work without the plain passes, and of K + 1 of these."""
+    began = _now()
+    work(passes)
+    taken = {clock: now - began[clock] - passes.plain[clock] for clock, now in _now().items()}
+    return taken, {clock: seconds * (K + 1) / passes.calls for clock, seconds in passes.plain.items()}
 
 
 def _loss_landscapes(model: nn.Module, batch: Any, direction: dict[str, Tensor], step_sizes: list[float]) -> Any:
@@ -54,47 +92,69 @@ def _loss_landscapes(model: nn.Module, batch: Any, direction: dict[str, Tensor],
         from loss_landscapes.metrics import Metric
     except ImportError:
         return None
-    import copy
 
     class Loss(Metric):
+        def __init__(self, loss: Callable[[nn.Module, Any], Tensor]) -> None:
+            self.loss = loss
+
         def __call__(self, wrapper: Any) -> float:
             with torch.no_grad():
-                return float(F.cross_entropy(wrapper.forward(batch[0]), batch[1]))
+                return float(self.loss(wrapper.forward, batch))
 
     start, end = copy.deepcopy(model), copy.deepcopy(model)  # it switches requires_grad off on what it is given
     with torch.no_grad():
         for name, parameter in end.named_parameters():
             parameter -= step_sizes[-1] * direction[name]
-    return lambda: linear_interpolation(start, end, Loss(), steps=len(step_sizes) + 1, deepcopy_model=False)
+    # copies: it moves the first network that it is given, and would find it at the end of the line in the next round
+    return lambda loss: linear_interpolation(start, end, Loss(loss), steps=len(step_sizes) + 1, deepcopy_model=True)
 
 
-def _times(norm: str) -> dict[str, Any]:
-    model, batch = _setting(norm)
+def _works(model: nn.Module, batch: Any) -> dict[str, Work]:
     # short steps: far away activations die or underflow, and the passes there cost something else than those here
     step_sizes = [0.01 * (k + 1) / K for k in range(K)]
     direction = alidade.Objective(model, loss_fn, batch).gradient()
-    objective = alidade.Objective(model, loss_fn, batch, check_deterministic=False)  # as many passes as the peer
-    work = {
-        "unchecked": lambda: alidade.line_profile(objective, step_sizes, direction=direction, gradients=False),
-        "profile": lambda: alidade.line_profile(alidade.Objective(model, loss_fn, batch), step_sizes),
-        "forward_backward": lambda: [_plain_step(model, batch) for _ in range(K + 1)],
-        "losses": lambda: alidade.line_profile(
-            alidade.Objective(model, loss_fn, batch), step_sizes, direction=direction, gradients=False
-        ),
-        "forward": lambda: [_plain_forward(model, batch) for _ in range(K + 1)],
+
+    def losses(check: bool) -> Work:
+        return lambda loss: alidade.line_profile(
+            alidade.Objective(model, loss, batch, check_deterministic=check),
+            step_sizes, direction=direction, gradients=False,
+        )  # fmt: skip
+
+    works: dict[str, Work] = {
+        "profile": lambda loss: alidade.line_profile(alidade.Objective(model, loss, batch), step_sizes),
+        "losses": losses(True),
+        "losses, determinism check off": losses(False),
+        "loss-landscapes": _loss_landscapes(model, batch, direction, step_sizes),
     }
-    if peer := _loss_landscapes(model, batch, direction, step_sizes):
-        work["loss_landscapes"] = peer
-    seconds = interleaved(work)
-    ratios = {
-        "profile / (K+1) forward+backward": ratio(seconds, "profile", "forward_backward"),
-        "losses only / (K+1) forward": ratio(seconds, "losses", "forward"),
+    return {name: work for name, work in works.items() if work is not None}
+
+
+def _times(norm: str, rounds: int) -> dict[str, Any]:
+    """Each work in (K + 1) plain passes, forward and backward for the profile; K + 1 points each."""
+    model, batch = _setting(norm)
+    works = _works(model, batch)
+    pairs: dict[str, list[tuple[Seconds, Seconds]]] = {name: [] for name in works}
+    for round_ in range(rounds + 1):  # the first does not count
+        for name, work in works.items():
+            pair = _measured(work, _Passes(model, batch, backward=name == "profile"))
+            pairs[name] += [pair] if round_ else []
+    found = {name: _summary(times) for name, times in pairs.items()}
+    if "loss-landscapes" in found:
+        ours, theirs = found["losses, determinism check off"], found["loss-landscapes"]
+        found["losses, determinism check off / loss-landscapes"] = {
+            clock: {kind: ours[clock][kind] / theirs[clock][kind] for kind in ours[clock]} for clock in CLOCKS
+        }
+    return found
+
+
+def _summary(pairs: list[tuple[Seconds, Seconds]]) -> dict[str, dict[str, float]]:
+    return {
+        clock: {
+            "median": statistics.median(taken[clock] / plain[clock] for taken, plain in pairs),
+            "of_minima": min(taken[clock] for taken, _ in pairs) / min(plain[clock] for _, plain in pairs),
+        }
+        for clock in CLOCKS
     }
-    if peer:
-        ratios["losses only, determinism check off / loss-landscapes, K + 1 points each"] = ratio(
-            seconds, "unchecked", "loss_landscapes"
-        )
-    return ratios
 
 
 def _peak_in_copies(profiled: bool) -> float:
@@ -123,7 +183,10 @@ def _memory() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        print(_peak_in_copies(sys.argv[1] == "profiled"))
+    torch.set_num_threads(1)
+    argument = sys.argv[1] if sys.argv[1:] else str(ROUNDS)
+    if argument.isdigit():
+        times = {norm: _times(norm, int(argument)) for norm in ("none", "batch")}
+        write(__file__, {"K": K, "rounds": int(argument), **times, "memory_copies": _memory()})
     else:
-        write(__file__, {"K": K, **{norm: _times(norm) for norm in ("none", "batch")}, "memory_copies": _memory()})
+        print(_peak_in_copies(argument == "profiled"))

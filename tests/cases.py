@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from alidade.nn import vgg
+from alidade.nn import LpNorm, deep_linear, resnet, transformer, vgg
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,57 @@ def _growing() -> Any:
     return _Growing(), cross_entropy, (torch.randn(8, 5), _labels(8))
 
 
+class _Remembering(nn.Module):
+    """Changes whatever a plain attribute can hold, in place, and computes with what it finds there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 4)
+        self.calls: list[int] = []
+        self.cache: dict[str, Any] = {"keys": [torch.zeros(3)], "count": torch.zeros(())}
+        self.recent: deque[int] = deque([7], maxlen=2)
+        self.names = {"a"}
+        self.seen, self.hidden, self.table = torch.zeros(()), torch.zeros(2), np.zeros(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(len(self.calls))
+        self.cache["keys"].append(x)
+        self.cache["keys"][0].add_(1)
+        self.cache["count"] += 1
+        self.cache["new"] = 1
+        self.recent.append(1)
+        self.names.add("b")
+        self.seen += 1
+        self.hidden.data.mul_(0.5).add_(1)
+        self.table[0] += 1
+        self.register_buffer(f"late{len(self.calls)}", torch.zeros(1), persistent=False)
+        scale = self.seen + self.hidden.sum() + float(self.table.sum()) + len(self.calls) + self.cache["count"]
+        return self.linear(x) / scale
+
+
+def _remembering() -> Any:
+    return _Remembering(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+class _HookedBackward(nn.Module):
+    """Backward hooks that rewrite what passes through them: they are no part of the objective."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fired: list[int] = []
+        self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 4)
+        self.first.register_full_backward_hook(lambda m, gi, go: self.fired.append(1) or (3 * gi[0],))
+        self.second.register_full_backward_pre_hook(lambda m, go: self.fired.append(2) or (2 * go[0],))
+        self.register_forward_hook(lambda m, inputs, output: 2 * output)  # this one is part of the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).tanh())
+
+
+def _hooked_backward() -> Any:
+    return _HookedBackward(), cross_entropy, (torch.randn(8, 5, requires_grad=True), _labels(8))
+
+
 def _recurrent() -> Any:
     return _Recurrent(), cross_entropy, (torch.randn(8, 4, 3), _labels(8))
 
@@ -179,11 +232,40 @@ def _weight_norm() -> Any:
     return model, cross_entropy, (torch.randn(8, 5), _labels(8))
 
 
+def _squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return (model(batch[0]) - batch[1]).square().sum()
+
+
+def _deep_linear() -> Any:
+    return deep_linear(4, 5).double(), _squared_error, (torch.randn(8, 5).double(), torch.randn(8, 5).double())
+
+
+def _lp_norms() -> Any:
+    model = nn.Sequential(nn.Linear(5, 7), LpNorm(1, 7), nn.Tanh(), nn.Linear(7, 7), LpNorm(2, 7), nn.Linear(7, 4))
+    model.append(LpNorm("inf", 4))
+    return model.double(), cross_entropy, (torch.randn(8, 5, dtype=torch.float64), _labels(8))
+
+
+def _resnet() -> Any:
+    return resnet(8, width=0.25, in_channels=1), cross_entropy, (torch.randn(8, 1, 8, 8), _labels(8))
+
+
+def _transformer() -> Any:
+    model = transformer(vocab=7, context=6, layers=1, heads=2, width=8, norm="rms", dropout=0.1)
+    tokens = torch.arange(12).view(2, 6) % 7
+    return model, lambda model, x: F.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()), tokens
+
+
 CASES = [
     Case("smooth", _smooth), Case("batch_norm", _batch_norm), Case("mixed_modes", _mixed_modes),
     Case("dropout", _dropout), Case("noisy_vgg", _noisy_vgg), Case("tied_frozen_unused_cached", _tied),
     Case("checkpointed", _checkpointed), Case("recurrent", _recurrent), Case("attention", _attention),
     Case("own_generator", _own_generator), Case("transposed", _transposed), Case("weight_norm", _weight_norm),
     Case("reentrant", _reentrant), Case("bounded_embedding", _bounded_embedding), Case("sliced", _sliced),
-    Case("growing", _growing),
+    Case("growing", _growing), Case("remembering", _remembering),
+    Case("deep_linear", _deep_linear), Case("lp_norms", _lp_norms), Case("resnet", _resnet),
+    Case("transformer", _transformer),
 ]  # fmt: skip
+
+#: Not among the others, as a naive twin by ``backward()`` has another gradient here.
+HOOKED_BACKWARD = Case("hooked_backward", _hooked_backward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,15 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
         "python": random.getstate(),
         "numpy": repr(np.random.get_state()),
         "grad_mode": torch.is_grad_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
+        "inference_mode": torch.is_inference_mode_enabled(),
+        "default_dtype": torch.get_default_dtype(),
+        "autocast": (
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_cache_enabled(),
+        ),
+        "attention": torch.backends.mha.get_fastpath_enabled(),
+        "global hooks": [_identity(v) for k, v in vars(torch.nn.modules.module).items() if k.startswith("_global")],
     }
     for name, parameter in model.named_parameters(remove_duplicate=False):
         grad = parameter.grad
@@ -36,9 +45,18 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
 
 
 def _identity(value: Any) -> Any:
+    """The object, and what is in it, to any depth of containers."""
     if isinstance(value, bool | int | float | str | None):
         return value
-    return (id(value), tuple(map(id, value.values()))) if isinstance(value, dict) else id(value)
+    if isinstance(value, torch.Tensor):
+        return (id(value), value.data_ptr(), _bytes(value), value._version)
+    if isinstance(value, np.ndarray):
+        return (id(value), value.tobytes())
+    if isinstance(value, dict):
+        return (id(value), tuple((key, id(key), _identity(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple | deque):
+        return (id(value), tuple(map(_identity, value)))
+    return (id(value), frozenset(value)) if isinstance(value, set) else id(value)
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

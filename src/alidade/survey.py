@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Real
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
 
-from alidade.core.errors import CallError
-from alidade.core.probes import AnyProbe, probe_named
+from alidade.core.errors import CallError, brief
+from alidade.core.probes import AnyProbe, probes_named
 from alidade.core.records import Recorder, Row
-from alidade.core.schedule import Every, Schedule
-from alidade.core.spec import SurveySpec
-from alidade.landscape.conditions import AutocastState
+from alidade.core.schedule import Schedule, schedule_of
+from alidade.landscape.arguments import check_model
+from alidade.landscape.batches import Supply
+from alidade.landscape.conditions import AutocastState, Part
 from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import as_loss_function
-from alidade.landscape.objective import Objective, Part
+from alidade.landscape.objective import Objective
 from alidade.probes.budget import SURROUNDINGS, Budget
-from alidade.probes.environment import environment
+from alidade.probes.environment import describe_training, environment
 from alidade.probes.hooks import (
     ForwardWatch,
     autocast_of_the_caller,
@@ -33,18 +35,20 @@ from alidade.probes.hooks import (
     trainable,
     was_skipped,
 )
+from alidade.probes.recorders import Fan, recorders_of
 from alidade.probes.session import TIMING, Moment, Session
-from alidade.store.live import LiveRun
+from alidade.store.live import LiveRun, folder_of
 
 #: What a survey measures unless told otherwise.
 DEFAULT_PROBES = ("update_profile", "relative_profile", "layer_scalars")
+_STATE_FORMAT = 1
 
 
 @dataclass
 class _Pending:
     """A micro-batch that was announced for the next optimizer step."""
 
-    batch: Any
+    supply: Supply
     weight: float | None
     watch: ForwardWatch
 
@@ -62,10 +66,12 @@ class Survey:
         model: any module, also compiled or wrapped.
         loss_fn: ``loss_fn(model, batch)`` returns a scalar Tensor; or a pair (forward, criterion).
         optimizer: a torch optimizer over the model's parameters, or a wrapper that keeps one as ``.optimizer``.
-        out: an empty or new folder; what is measured is written there as it comes.
-        probes: names or probe specifications; None: profiles along the update and in relative coordinates,
-            and scalars per layer.
-        schedule: which steps may be probed; None: every step (as the budget allows) where ``probes`` are names.
+        out: an empty or new folder; what is measured is written there as it comes. A folder with an earlier part of
+            this very run is refused at the first ``observe``, unless its state was loaded.
+        probes: names or probe specifications, or a single one; None: profiles along the update and in relative
+            coordinates, and scalars per layer.
+        schedule: which steps may be probed where ``probes`` are names; a number n means every n steps, None every
+            step (as the budget allows).
         budget: share of the training time that probes may take; None: no limit, so that the probed steps depend
             on the schedule alone and repeat.
         config: what you want to find again with the results; "seed" goes into the table.
@@ -98,24 +104,25 @@ class Survey:
         model: nn.Module,
         loss_fn: Any,
         optimizer: Any,
-        out: str | Path,
-        probes: Sequence[str | AnyProbe] | None = None,
-        schedule: Schedule | None = None,
+        out: str | PathLike[str],
+        probes: str | AnyProbe | Iterable[str | AnyProbe] | None = None,
+        schedule: Schedule | int | None = None,
         budget: float | None = 0.05,
         config: Mapping[str, Any] | None = None,
         name: str | None = None,
-        recorders: Sequence[Recorder] = (),
+        recorders: Iterable[Recorder] = (),
     ) -> None:
+        check_model(unwrap(model))
+        self._model, self._loss_fn = model, as_loss_function(loss_fn)
         self._optimizer = hookable(optimizer)
         require_shared_parameters(self._optimizer, model)
-        if budget is not None and not 0 < budget <= 1:
-            raise CallError(f"budget: expected a share above 0 and up to 1, or None, got {budget!r}")
-        self._model, self._loss_fn = model, as_loss_function(loss_fn)
-        wanted = [probe_named(p, schedule or Every(interval=1)) for p in (DEFAULT_PROBES if probes is None else probes)]
-        spec = _describe(model, self._optimizer, config, name or Path(out).name)
-        self._live = LiveRun(Path(out), spec, environment(next(model.parameters()).device.type))
-        self._session = Session(wanted, _Fan((self._live, *recorders)), Budget(budget))
-        self._recorder = _Fan((self._live, *recorders))
+        wanted = probes_named(DEFAULT_PROBES if probes is None else probes, schedule_of(schedule))
+        bucket, others, folder = Budget(budget), recorders_of(recorders), folder_of(out)
+        spec = describe_training(model, self._optimizer, config, str(name or folder.name))
+        self._run = spec.run_id
+        self._live = LiveRun(folder, spec, environment(next(model.parameters()).device.type))
+        self._recorder = Fan(self._live, others)
+        self._session = Session(wanted, self._recorder, bucket)
         self.step = 0  # optimizer steps seen
         self._around = 0.0  # seconds spent around the probes of this step
         self._announced = False  # whether the data of the next step are known
@@ -123,7 +130,7 @@ class Survey:
         self._pending: list[_Pending] = []
         self._start: Tensors | None = None
         self._autocast: tuple[AutocastState, ...] | None = None
-        self._checked = self._closed = False
+        self._began = self._checked = self._closed = False
         self._handles = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
@@ -139,18 +146,51 @@ class Survey:
             weight: factor of this micro-batch's loss in the loss of the step; default 1 / number of micro-batches.
 
         Raises:
-            CallError: the survey is closed.
+            CallError: the survey is closed, its folder holds an earlier part of the run whose state was not loaded, or
+                the weight is no finite number.
         """
-        if self._closed:
-            raise CallError("survey: expected an open one, got observe() after close(); make a new Survey")
+        self._begin("observe")
+        if weight is not None and not (isinstance(weight, Real) and abs(weight) < float("inf")):
+            raise CallError(f"weight: expected a finite number or None, got {brief(weight)}")
         if not accumulate:
             self._drop()
         if not self._announced:
             self._announced, self._chosen = True, self._session.due(self.step)
         if self._chosen:
             began = time.perf_counter()
-            self._pending.append(_Pending(batch, weight, ForwardWatch(self._model)))
+            self._pending.append(_Pending(Supply(batch), weight, ForwardWatch(self._model)))
             self._around += time.perf_counter() - began
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a survey needs to go on where this one stands, after an optimizer step: save it with the checkpoint.
+
+        Numbers, text and tensors only, so that ``torch.load(..., weights_only=True)`` reads it. What has been
+        measured is written to the disk first.
+        """
+        if not self._closed:
+            self._live.flush(at_once=True)
+        return {"format": _STATE_FORMAT, "run": self._run, "step": self.step, **self._session.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state, in the same ``out`` or in a new one, before the first ``observe``.
+
+        Rows of later steps than the state's are void, since these steps come again: each is in the table once.
+
+        Raises:
+            CallError: no such state, the state of another run (another config, model or optimizer), or too late.
+        """
+        if self._closed or self._began:
+            raise CallError("survey: expected load_state_dict() before the first observe(); make a new Survey")
+        if not isinstance(state, Mapping) or state.get("format") != _STATE_FORMAT:
+            raise CallError(f"state: expected what Survey.state_dict() returned, got {brief(state)}")
+        if state["run"] != self._run:
+            raise CallError(
+                f"state: expected that of run {self._run}, got that of {state['run']}; "
+                "give the survey the same name, config, model and optimizer as before"
+            )
+        self._live.resume(state["step"])
+        self._session.load(state)
+        self.step = state["step"]
 
     @property
     def overhead(self) -> float:
@@ -167,8 +207,9 @@ class Survey:
             handle.remove()
         budget = self._session.budget
         seconds = {"training_seconds": budget.training_seconds, "probes_seconds": budget.spent}
-        self._recorder.record(TIMING, [Row(self.step, n, v, "s", dtype="float64") for n, v in seconds.items()])
-        self._live.close()
+        if self._live.ready:
+            self._recorder.record(TIMING, [Row(self.step, n, v, "s", dtype="float64") for n, v in seconds.items()])
+            self._live.close()
 
     def __enter__(self) -> Survey:
         return self
@@ -176,8 +217,16 @@ class Survey:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
+    def _begin(self, call: str) -> None:
+        if self._closed:
+            raise CallError(f"survey: expected an open one, got {call}() after close(); make a new Survey")
+        if not self._began:
+            self._live.require_ready()
+            self._began = True
+
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         refuse_inside_backward()
+        self._begin("step")
         if not self._announced:
             self._chosen = self._session.due(self.step)  # due, and to be recorded as not measured
         if self._chosen:
@@ -187,43 +236,51 @@ class Survey:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         skipped = was_skipped(optimizer) if self._chosen else False
-        if self._chosen and not skipped:
-            self._measure()
-        self._drop()
-        self.step += not skipped
+        try:
+            if self._chosen and not skipped:
+                self._measure()
+        finally:  # also by Ctrl-C, after which a notebook may well go on
+            self._drop()
+            self.step += not skipped
 
     def _measure(self) -> None:
-        if not self._pending:
-            reason = "no data were announced for this step; call survey.observe(batch) before its forward pass"
-            self._session.fail(self.step, self._chosen, reason)
-            return
         began, before = time.perf_counter(), self._session.budget.spent
+        try:
+            moment = self._moment()
+        except Exception as error:  # the training must go on, whatever the loss function does
+            self._session.fail(self.step, self._chosen, " ".join(str(error).split()) or type(error).__name__)
+            return
+        moment.check_deterministic, self._checked = not self._checked, True
+        self._session.measure(moment, self._chosen)
+        self._live.flush()
+        self._around += time.perf_counter() - began - (self._session.budget.spent - before)
+
+    def _moment(self) -> Moment:
+        if not self._pending:
+            raise CallError("no data were announced for this step; call survey.observe(batch) before its forward pass")
         for pending in self._pending:
             pending.watch.stop()
         now = trainable(self._model)
         start = self._start or now
         update = {name: start[name] - now[name] for name in start}
         rates = learning_rates(self._optimizer, self._model)
-        moment = Moment(self.step, self._model, self._loss_fn, self._parts(start), start, update, rates)
-        moment.check_deterministic, self._checked = not self._checked, True
-        self._session.measure(moment, self._chosen)
-        self._live.flush()
-        self._around += time.perf_counter() - began - (self._session.budget.spent - before)
+        return Moment(self.step, self._model, self._loss_fn, self._parts(start), start, update, rates)
 
     def _parts(self, start: Tensors) -> list[Part]:
+        batches = [pending.supply.as_announced() for pending in self._pending]
         if self._autocast is None:
-            first = self._pending[0]
+            watch, model, loss_fn = self._pending[0].watch, self._model, self._loss_fn
             self._autocast = autocast_of_the_caller(
-                first.watch,
-                self._model,
+                watch,
+                model,
                 lambda conditions: Objective.of_parts(
-                    self._model, self._loss_fn, [Part(first.batch, conditions)], start, check_deterministic=False
+                    model, loss_fn, [Part(batches[0], conditions)], start, check_deterministic=False
                 ).value(),
             )
         default = 1.0 / len(self._pending)
         return [
-            Part(p.batch, p.watch.conditions(self._autocast), default if p.weight is None else p.weight)
-            for p in self._pending
+            Part(batch, p.watch.conditions(self._autocast), default if p.weight is None else float(p.weight))
+            for batch, p in zip(batches, self._pending, strict=True)
         ]
 
     def _drop(self) -> None:
@@ -233,31 +290,3 @@ class Survey:
             self._session.budget.charge(SURROUNDINGS, self._around)
             self._around = 0.0
         self._pending, self._chosen, self._start, self._announced = [], [], None, False
-
-
-class _Fan:
-    """Hands rows to several recorders."""
-
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
-        self._recorders = recorders
-
-    def record(self, segment: str, rows: Sequence[Row]) -> None:
-        for recorder in self._recorders:
-            recorder.record(segment, rows)
-
-
-def _describe(model: nn.Module, optimizer: torch.optim.Optimizer, config: Any, name: str) -> SurveySpec:
-    plain = unwrap(model)
-    plain_kinds = (int, float, str)
-    defaults: dict[str, Any] = {k: v for k, v in optimizer.defaults.items() if isinstance(v, plain_kinds)}
-    try:
-        return SurveySpec(
-            name=name,
-            model=type(plain).__name__,
-            parameters=sum(p.numel() for p in plain.parameters() if p.requires_grad),
-            optimizer=type(optimizer).__name__,
-            optimizer_defaults=defaults,
-            config=dict(config or {}),
-        )
-    except (TypeError, ValueError) as error:
-        raise CallError(f"config: expected a dict of what JSON can hold, got {config!r}") from error

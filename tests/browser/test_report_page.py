@@ -111,8 +111,8 @@ def test_no_labels_of_an_axis_overlap(visit):
 
 
 def test_the_slider_moves_curves_and_numbers(visit):
-    shapes = "() => [...document.querySelectorAll('#stepper .mark-line path')].map(p => p.getAttribute('d')).join()"
-    numbers = "() => [...document.querySelectorAll('#stepper [data-variant]')].map(p => p.textContent).join()"
+    shapes = "() => [...document.querySelectorAll('[data-stepper] .mark-line path')].map(p => p.getAttribute('d')).join()"
+    numbers = "() => [...document.querySelectorAll('[data-stepper] [data-variant]')].map(p => p.textContent).join()"
     before = visit.page.evaluate(shapes), visit.page.evaluate(numbers)
     visit.page.focus(".slider")
     visit.page.keyboard.press("End")
@@ -120,7 +120,7 @@ def test_the_slider_moves_curves_and_numbers(visit):
     after = visit.page.evaluate(shapes), visit.page.evaluate(numbers)
     assert before[0] != after[0]
     assert before[1] != after[1]
-    step = visit.page.inner_text("#stepper output b")
+    step = visit.page.inner_text("[data-stepper] output b")
     assert visit.page.get_attribute(".slider", "aria-valuetext") == f"step {step}"
 
 

@@ -7,12 +7,24 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from tests.claims.tables import linear_spec, row, runs_of
 from tests.reference import statistics as naive
 from tests.studies import run_spec
 
 from alidade.claims.claim import Runs
-from alidade.claims.comparisons import band_log_ratio, log_ratio, mean_over_training, paired
+from alidade.claims.comparisons import (
+    alone,
+    band_log_ratio,
+    last_value,
+    log_ratio,
+    mean_over_layers,
+    mean_over_probes,
+    mean_over_training,
+    median_over_probes,
+    paired,
+)
 from alidade.claims.quantities import RELATIVE_STEPS, BandSeries, paper_step_sizes
+from alidade.core.spec import RunSpec
 
 STEPS = 40
 WIDTH = BandSeries("loss", "width")
@@ -122,3 +134,137 @@ def test_a_mean_over_training_counts_the_steps_asked_for_and_refuses_holes() -> 
     assert mean_over_training(runs, run, "not measured") is None
     broken = [row | {"value": math.nan} if row["step"] == 35 else row for row in rows]
     assert mean_over_training(_runs(("none", 100, broken)), run, "train_loss") is None
+
+
+def _augmented(spec: RunSpec) -> RunSpec:
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"augment": True})})
+
+
+def test_augmented_runs_are_paired_with_augmented_ones() -> None:
+    plain = [run_spec(100, norm) for norm in ("none", "batch")]  # type: ignore[arg-type]
+    shifted = [_augmented(spec) for spec in plain]
+    runs = runs_of(*((spec, []) for spec in (*plain, *shifted)))
+    for augment, specs in ((False, plain), (True, shifted)):
+        found = paired(runs, "none", "batch", 0.1, lambda runs, a, b: 1.0, "why", augment)
+        assert found.runs == tuple(spec.run_id for spec in specs)
+    only_plain = runs_of(*((spec, []) for spec in plain))
+    assert paired(only_plain, "none", "batch", 0.1, lambda runs, a, b: 1.0, "why", True).runs == ()
+
+
+def test_alone_is_one_value_per_seed_of_one_norm() -> None:
+    specs = {seed: run_spec(seed, "batch") for seed in (103, 100, 101, 102)}
+    others = [run_spec(100, "none"), run_spec(100, "batch", 0.5), _augmented(specs[100])]
+    runs = runs_of(*((spec, []) for spec in (*specs.values(), *others)))
+    values: dict[str, float | None] = {
+        specs[100].run_id: 1.5, specs[101].run_id: None, specs[102].run_id: math.nan, specs[103].run_id: -2.0,
+    }  # fmt: skip
+    found = alone(runs, "batch", 0.1, lambda runs, run: values[run], "no value")
+    assert dict(found.values) == {100: 1.5, 103: -2.0}
+    assert found.runs == tuple(specs[seed].run_id for seed in (100, 101, 102, 103))
+    assert found.reason == "2 of 4 seeds left out: no value"
+    assert alone(runs, "l1", 0.1, lambda runs, run: 1.0, "why") == type(found)({}, (), "")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([3.0, 2.0, 1.0], 1.0), ([3.0, 2.0, math.nan], None), ([math.nan, 2.0], 2.0), ([3.0, math.inf], None), ([], None)],
+)
+def test_the_last_value_is_that_of_the_last_step(values: list[float], expected: float | None) -> None:
+    spec = run_spec()
+    rows = [row(10 * step, "test_accuracy", value) for step, value in enumerate(values)]
+    runs = runs_of((spec, [*reversed(rows), row(99, "test_loss", 7.0)]))
+    assert last_value(runs, spec.run_id, "test_accuracy") == expected
+
+
+SHIFT = "covariate_shift_l2"
+
+
+def _shifts(values: list[tuple[float, str]], layer: str = "conv5", first_step: int = 4) -> list[dict[str, object]]:
+    return [row(first_step + k, SHIFT, value, layer=layer, status=status) for k, (value, status) in enumerate(values)]
+
+
+def _median(rows: list[dict[str, object]], **options: object) -> float | None:
+    spec = run_spec(steps=STEPS)
+    return median_over_probes(runs_of((spec, rows)), spec.run_id, SHIFT, **options)  # type: ignore[arg-type]
+
+
+def test_a_median_is_of_one_layer_or_of_all_after_the_first_tenth() -> None:
+    five = _shifts([(3.0, "ok"), (1.0, "ok"), (2.0, "ok")])
+    ten = _shifts([(30.0, "ok"), (10.0, "ok")], layer="conv10")
+    early = _shifts([(1e6, "ok")] * 4, first_step=0)
+    assert _median(five + ten + early, layer="conv5") == 2.0
+    assert _median(five + ten + early, layer="conv10") == 20.0
+    assert _median(five + ten + early) == 3.0
+    assert _median(five + ten + early, layer="conv7") is None
+    assert _median([]) is None
+
+
+def test_what_is_below_its_resolution_keeps_its_rank() -> None:
+    """Without the small ones the median would be 5: a shift that is lost in rounding would look like a large one."""
+    rows = _shifts([(1e-9, "below_resolution"), (2e-9, "below_resolution"), (4.0, "ok"), (5.0, "ok"), (6.0, "ok")])
+    assert _median(rows) == 4.0
+
+
+@pytest.mark.parametrize("status", ["below_resolution", "non_finite", "undefined"])
+def test_a_median_needs_half_of_the_probes(status: str) -> None:
+    value = 1.0 if status == "below_resolution" else math.nan
+    half = [(2.0, "ok"), (4.0, "ok"), (value, status), (value, status)]
+    assert _median(_shifts(half)) == (1.5 if status == "below_resolution" else 3.0)
+    assert _median(_shifts([*half, (value, status)])) is None
+
+
+def test_a_median_at_one_step_size() -> None:
+    rows = [row(10 + k, SHIFT, 10.0 * k + size, size) for k in range(3) for size in (0.0, 0.1, 0.2)]
+    assert _median(rows, step_size=0.1) == 10.1
+    assert _median(rows, step_size=0.0) == 10.0
+    assert _median(rows, step_size=0.1 * (1 + 1e-13)) == 10.1
+    assert _median(rows, step_size=0.3) is None
+
+
+def test_a_mean_over_probes_is_of_all_ok_numbers() -> None:
+    spec = run_spec(steps=STEPS)
+    rows = [row(step, "x", value, layer=layer) for step, value, layer in ((0, 1.0, "a"), (5, 2.0, "b"), (9, 9.0, "a"))]
+    runs = runs_of((spec, [*rows, row(7, "x", 100.0, status="non_finite"), row(7, "y", 50.0)]))
+    assert mean_over_probes(runs, spec.run_id, "x") == 4.0
+    expected = (math.log(1) + math.log(2) + math.log(9)) / 3
+    assert mean_over_probes(runs, spec.run_id, "x", geometric=True) == pytest.approx(expected, rel=1e-15)
+    assert mean_over_probes(runs, spec.run_id, "z") is None
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0.0, -1.0], None), ([0.0, math.e], 1.0)])
+def test_a_geometric_mean_is_of_positive_numbers(values: list[float], expected: float | None) -> None:
+    spec = run_spec()
+    runs = runs_of((spec, [row(step, "x", value) for step, value in enumerate(values)]))
+    assert mean_over_probes(runs, spec.run_id, "x", geometric=True) == expected
+
+
+def test_a_mean_over_layers_refuses_holes() -> None:
+    spec = run_spec()
+    rows = [row(5, "x", 1.0, layer="a"), row(5, "x", 4.0, layer="b")]
+    assert mean_over_layers(runs_of((spec, rows)), spec.run_id, "x") == 2.5
+    rows.append(row(6, "x", math.nan, layer="a", status="non_finite"))
+    assert mean_over_layers(runs_of((spec, rows)), spec.run_id, "x") is None
+
+
+def test_a_deep_linear_network_has_a_list_of_its_own() -> None:
+    """Its band is over 1/100 to 10^1.5 learning rates, and other step sizes do not count."""
+    sizes = paper_step_sizes(1e-6, "deep_linear")
+    specs = [linear_spec(norm=norm, steps=STEPS) for norm in ("none", "batch")]
+
+    def rows(width: float) -> list[dict[str, object]]:
+        band = [row(step, "loss", width * k, size) for step in range(0, STEPS, 2) for k, size in enumerate(sizes)]
+        return [*band, *(row(step, "loss", 1e9, 5e-7) for step in range(0, STEPS, 2))]
+
+    runs = runs_of(*zip(specs, (rows(6.0), rows(2.0)), strict=True))
+    found = paired(runs, "none", "batch", 1e-6, band_log_ratio(WIDTH, equal_loss=False), "why")
+    assert found.values[100] == pytest.approx(math.log(3), rel=1e-13)
+
+
+def test_rows_are_those_of_the_run_and_of_no_other() -> None:
+    first, second, third = (run_spec(seed) for seed in (100, 101, 102))
+    runs = runs_of((first, [row(0, "x", 1.0), row(1, "x", 2.0)]), (second, [row(0, "x", 3.0)]), (third, []))
+    assert runs.rows(first.run_id)["value"].to_list() == [1.0, 2.0]
+    assert runs.rows(second.run_id)["value"].to_list() == [3.0]
+    for empty in (third.run_id, "no such run"):
+        assert runs.rows(empty).is_empty()
+        assert runs.rows(empty).columns == runs.frame.columns

@@ -12,6 +12,7 @@ from alidade.claims.quantities import (
     BandSeries,
     after_warm_up,
     paper_step_sizes,
+    same_size,
 )
 
 STATUS = ["ok"] * 8 + ["below_resolution", "non_finite", "failed: it raised"]
@@ -61,9 +62,33 @@ def test_a_probe_that_failed_has_no_band() -> None:
     assert BandSeries("loss", "max").of(pl.DataFrame(rows, schema=schema), (0.1,)) == {}
 
 
+def test_a_point_that_two_probes_write_differently_counts_once() -> None:
+    """0.05 as half of 0.1 and as a rounded product: the same point to nine digits."""
+    rows = [row | {"status": "ok"} for row in _rows(0.1)]
+    nearly = [row | {"step_size": row["step_size"] * (1 + 1e-15)} for row in rows]  # type: ignore[operator]
+    once = BandSeries("loss", "width").of(pl.DataFrame(rows), paper_step_sizes(0.1))
+    assert BandSeries("loss", "width").of(pl.DataFrame(rows + nearly), paper_step_sizes(0.1)) == once
+
+
 def test_the_lists_are_those_of_the_contract() -> None:
-    assert PAPER_FACTORS == (0.5, 1.0, 2.0, 4.0)
+    assert PAPER_FACTORS["vgg"] == (0.5, 1.0, 2.0, 4.0)
+    assert PAPER_FACTORS["deep_linear"] == pytest.approx((0.01, 0.1, 1.0, 10.0, 31.6227766), rel=1e-9)
     assert RELATIVE_STEPS == (0.01, 0.03, 0.1, 0.3)
+
+
+def test_the_papers_step_sizes_are_those_of_figure_11() -> None:
+    assert paper_step_sizes(0.1) == pytest.approx((0.05, 0.1, 0.2, 0.4), rel=1e-15)
+    linear = paper_step_sizes(1e-6, "deep_linear")
+    assert linear == pytest.approx((1e-8, 1e-7, 1e-6, 1e-5, 10**-4.5), rel=1e-15)
+    with pytest.raises(KeyError):
+        paper_step_sizes(0.1, "resnet")
+
+
+@pytest.mark.parametrize("size", [0.05, 1e-8, 10**-4.5, 1 / 3])
+def test_step_sizes_are_the_same_to_nine_digits(size: float) -> None:
+    others = [size, size * (1 + 1e-12), size * (1 + 1e-7), 2 * size, 0.0, None]
+    found = pl.DataFrame({"step_size": others}).select(same_size(size)).to_series().to_list()
+    assert found == [True, True, False, False, False, None]
 
 
 def test_the_first_tenth_is_left_out() -> None:

@@ -7,7 +7,7 @@ import math
 
 import polars as pl
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -19,11 +19,13 @@ NOTHING = Runs(pl.DataFrame(), {})
 PROMISED = ["claim", "experiment", "paper", "verdict", "statistic", "estimate", "interval", "threshold", "n", "runs"]
 
 
-def _claim(values: list[float], threshold: float = 1.0, scale: str = "log", reason: str = "") -> Claim:
+def _claim(
+    values: list[float], threshold: float = 1.0, scale: str = "log", reason: str = "", relation: str = ">"
+) -> Claim:
     seeds = Seeds(dict(enumerate(values)), tuple(f"run{k}" for k in range(len(values))), reason)
     return Claim(
         id="a_claim", experiment="landscape", paper="Fig. 4", hypothesis="it is so", statistic="ratio",
-        threshold=threshold, per_seed=lambda runs: seeds, scale=scale,  # type: ignore[arg-type]
+        threshold=threshold, per_seed=lambda runs: seeds, scale=scale, relation=relation,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -46,6 +48,18 @@ def test_the_interval_decides(values: list[float], verdict: str) -> None:
     shifted = [value + 0.3 for value in values]
     assert _verdict(shifted, threshold=math.exp(0.3)).verdict == verdict
     assert _verdict(shifted, threshold=0.3, scale="linear").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [([0.9, 1.0, 1.1], "refuted"), ([-0.9, -1.0, -1.1], "supported"), ([0.1, -0.1, 0.05], "undecided")],
+)
+def test_where_less_is_claimed_the_other_side_supports(values: list[float], verdict: str) -> None:
+    found = _verdict(values, relation="<")
+    assert (found.verdict, found.relation) == (verdict, "<")
+    other = _verdict(values)
+    assert (found.estimate, found.interval, found.p_adjusted) == (other.estimate, other.interval, other.p_adjusted)
+    assert _verdict([0.0, 0.0], relation="<").verdict == "undecided"  # at the threshold
 
 
 def test_at_the_threshold_is_not_above_it() -> None:
@@ -93,6 +107,7 @@ def test_p_values_are_adjusted_over_the_claims_that_have_one() -> None:
 VALUES = st.floats(-1e100, 1e100) | st.sampled_from([math.nan, math.inf, -math.inf])
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # six numbers are quick to draw, but for a crowded machine
 @given(st.lists(VALUES, max_size=6), st.sampled_from(["log", "linear"]), st.floats(0.1, 10))
 @example([700.0, 720.0], "log", 1.0)
 @example([0.0, 1e100], "log", 1.0)
@@ -118,6 +133,7 @@ def test_the_json_form_is_stable() -> None:
         ("estimate", math.e),
         ("interval", [math.e, math.e]),
         ("threshold", 1.0),
+        ("relation", ">"),
         ("n", 2),
         ("p_adjusted", 0.0),
         ("runs", ["run0", "run1"]),

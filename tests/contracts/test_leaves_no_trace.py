@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from tests.cases import CASES, Case, cross_entropy
+from tests.cases import CASES, HOOKED_BACKWARD, Case, cross_entropy
 from tests.snapshot import snapshot
 from torch import nn
 
-from alidade import Objective, line_profile
-from alidade.errors import RefusedError
+from alidade import Objective, activation_statistics, covariate_shift, layer_scalars, line_profile
+from alidade.errors import CallError, RefusedError
 from alidade.probes.evaluation import evaluate
+from alidade.probes.rescaling import rescaled
+from alidade.probes.theorem import lipschitz_reduction
+
+
+def _shift(objective: Objective) -> object:
+    before = {name: value.clone() for name, value in objective.model.state_dict().items()}
+    after = {name: value * 0.9 if value.is_floating_point() else value for name, value in before.items()}
+    return covariate_shift(objective.model, objective.loss_fn, objective.batch, before, after)
+
+
+def _or_refused(measure: Callable[[Objective], object]) -> Callable[[Objective], object]:
+    """For probes that only some networks can have; elsewhere the refusal must leave no trace either."""
+
+    def measured_or_refused(objective: Objective) -> object:
+        try:
+            return measure(objective)
+        except CallError as refusal:
+            return refusal
+
+    return measured_or_refused
+
 
 PROBES: dict[str, Callable[[Objective], object]] = {
     "value": lambda objective: objective.value(),
@@ -23,6 +45,11 @@ PROBES: dict[str, Callable[[Objective], object]] = {
     "random": lambda objective: line_profile(objective, [0.1], direction="random"),
     "losses only": lambda objective: line_profile(objective, [0.1], gradients=False),
     "statistics": lambda objective: objective.statistics,
+    "covariate shift": _shift,
+    "activations": _or_refused(lambda o: activation_statistics(o.model, o.loss_fn, o.batch)),
+    "layer scalars": lambda objective: layer_scalars(objective, lr=0.1),
+    "theorem": _or_refused(lipschitz_reduction),
+    "rescaled": _or_refused(lambda objective: rescaled(objective, 2.0).value()),
 }
 
 
@@ -51,23 +78,60 @@ def test_nothing_changes(case: Case, probe: str) -> None:
     assert set(after) == set(before)
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_nothing_changes_when_the_loss_raises(error: type[BaseException]) -> None:
-    model, loss_fn, batch, optimizer = _trained_once(CASES[1])
+class _RaisesInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, error: type[BaseException]) -> torch.Tensor:
+        ctx.error = error
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        raise ctx.error("in the middle")
+
+
+def _interrupted(loss_fn: Any, at_call: int, error: type[BaseException], where: str) -> Callable[..., torch.Tensor]:
+    """The loss function, but its n-th call raises: in the network's last module, after it, or in the backward pass."""
     calls = 0
 
     def failing(model: nn.Module, batch: object) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        loss = loss_fn(model, batch)
-        if calls == 3:
-            raise error("in the middle")
-        return loss
+        if calls < at_call:
+            return loss_fn(model, batch)
+        if where == "forward":  # a patch that nobody takes away: the probe must put it back
 
-    before = snapshot(model, optimizer)
-    with pytest.raises(error):
-        line_profile(Objective(model, failing, batch), [0.1, 0.2, 0.3])
-    assert snapshot(model, optimizer) == before
+            def broken(*args: object, **kwargs: object) -> None:
+                raise error("in the middle")
+
+            list(model.modules())[-1].forward = broken
+        loss = loss_fn(model, batch)
+        if where == "backward":
+            return _RaisesInBackward.apply(loss, error)
+        raise error("in the middle")
+
+    return failing
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["forward", "loss", "backward"])
+@pytest.mark.parametrize("probe", PROBES, ids=str)
+def test_nothing_changes_when_a_probe_is_interrupted(probe: str, where: str, error: type[BaseException]) -> None:
+    raised = 0
+    for case in (case for case in CASES if case.name in ("remembering", "mixed_modes")):
+        for at_call in (1, 2, 3):
+            model, loss_fn, batch, optimizer = _trained_once(case)
+            before = snapshot(model, optimizer)
+            try:
+                PROBES[probe](Objective(model, _interrupted(loss_fn, at_call, error, where), batch))
+            except error:
+                raised += 1
+            after = snapshot(model, optimizer)
+            assert {key for key in before | after if before.get(key) != after.get(key)} == set()
+    evaluates = probe != "statistics" and (where, probe) not in _NO_BACKWARD
+    assert (raised > 0) == evaluates
+
+
+_NO_BACKWARD = {("backward", probe) for probe in ("value", "activations", "rescaled")}
 
 
 def test_the_users_live_graph_survives() -> None:
@@ -90,6 +154,30 @@ def test_the_users_tensor_hooks_do_not_act() -> None:
     found = Objective(model, loss_fn, batch).gradient()
     assert fired == []
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_module_backward_hooks_do_not_act_and_forward_hooks_do() -> None:
+    """Law 3: a forward hook that changes the output is part of the model, a backward hook no part of the loss."""
+    model, loss_fn, batch, optimizer = _trained_once(HOOKED_BACKWARD)
+    every: list[int] = []
+    fired = list(model.fired)
+    objective = Objective(model, loss_fn, batch)
+    with nn.modules.module.register_module_full_backward_hook(lambda m, gi, go: every.append(1)):
+        before = snapshot(model, optimizer)
+        found, value = objective.gradient(), objective.value()
+        line_profile(objective, [0.1, 0.2])
+        _shift(objective)
+        assert snapshot(model, optimizer) == before
+    assert (model.fired, every) == (fired, [])
+    assert value == loss_fn(model, batch)
+    first, second = model.first, model.second  # the gradient of the loss, hooks taken away by hand
+    logits = 2 * (batch[0] @ first.weight.T + first.bias).tanh().matmul(second.weight.T).add(second.bias)
+    loss = nn.functional.cross_entropy(logits, batch[1])
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    for gradient, witness in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(gradient, witness)
+    loss_fn(model, batch).backward()
+    assert len(model.fired) > len(fired)  # and in training they act again
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])

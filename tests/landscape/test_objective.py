@@ -168,13 +168,28 @@ class _Counter(nn.Module):
         self.linear, self.calls = nn.Linear(5, 4).double(), []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls.append(1)  # state that no restoration of attributes can undo
+        self.calls.append(1)
         return self.linear(x) * len(self.calls)
+
+
+def test_state_that_a_module_keeps_is_that_of_the_next_forward_pass() -> None:
+    model = _Counter()
+    model.calls += [1, 1]
+    objective = Objective(model, cross_entropy, _batch())
+    found = [objective.value(), objective.value()]
+    assert model.calls == [1, 1]
+    assert found == [cross_entropy(model, _batch())] * 2
 
 
 @pytest.mark.parametrize("method", ["value", "gradient"])
 def test_a_loss_that_keeps_state_is_refused(method: str) -> None:
-    objective = Objective(_Counter(), cross_entropy, _batch())
+    calls: list[int] = []
+
+    def counting(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        calls.append(1)  # nothing on the model, so nothing that Alidade could find
+        return cross_entropy(model, batch) * len(calls)
+
+    objective = Objective(_network(), counting, _batch())
     with pytest.raises(RefusedError, match="expected the same loss twice"):
         getattr(objective, method)()
 

@@ -10,22 +10,81 @@ import torch
 from torch import nn
 
 from alidade.core.errors import CallError
-from alidade.nn import NoisyBatchNorm, UnitNoise, norm, vgg
+from alidade.nn import GroupRMSNorm, LpNorm, NoisyBatchNorm, UnitNoise, norm, vgg
+from alidade.nn.norm import CENTRING, groups_of
+from alidade.nn.vgg import PLANS
+
+KINDS = {
+    "none": nn.Identity, "batch": nn.BatchNorm2d, "noisy": NoisyBatchNorm, "noise": UnitNoise, "l1": LpNorm,
+    "l2": LpNorm, "linf": LpNorm, "layer": nn.GroupNorm, "group": nn.GroupNorm, "rms": GroupRMSNorm,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("conv_layers", [8, 13])
-@pytest.mark.parametrize("name", ["none", "batch", "noisy"])
+@pytest.mark.parametrize("conv_layers", [8, 10, 13, 16])
+@pytest.mark.parametrize("name", KINDS)
 def test_a_vgg_has_its_layers_in_order(conv_layers: int, name: str) -> None:
     network = vgg(conv_layers, width=1 / 16, norm=name, in_channels=1, classes=7)
-    kinds = [type(module) for module in network.features]
-    convolutions = [module for module in network.features if isinstance(module, nn.Conv2d)]
-    expected = {"none": nn.Identity, "batch": nn.BatchNorm2d, "noisy": NoisyBatchNorm}[name]
-    assert len(convolutions) == conv_layers
-    assert [kinds[k + 1 : k + 3] for k, kind in enumerate(kinds) if kind is nn.Conv2d] == [[expected, nn.ReLU]] * len(
-        convolutions
-    )
-    assert all((conv.bias is None) == (name != "none") for conv in convolutions)
-    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+    children = [(label, module) for label, module in network.features.named_children() if "pool" not in label]
+    numbers = range(1, conv_layers + 1)
+    assert [label for label, _ in children] == [f"{kind}{k}" for k in numbers for kind in ("conv", "norm", "relu")]
+    assert [type(module) for _, module in children] == [nn.Conv2d, KINDS[name], nn.ReLU] * conv_layers
+    # A bias stays where the norm would not subtract it from each channel.
+    assert all((conv.bias is None) == (name in CENTRING) for _, conv in children[::3])
+    images = torch.randn(3, 1, 32, 32)
+    logits = network(images)
+    assert logits.shape == (3, 7)
+    gradient = torch.autograd.grad(logits.square().sum(), network.features.conv1.weight)[0]
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("conv_layers", "vgg_name"), [(8, 11), (10, 13), (13, 16), (16, 19)])
+def test_the_plans_are_those_of_simonyan_and_zisserman(conv_layers: int, vgg_name: int) -> None:
+    """Table 1: VGG-n has n - 3 convolutions in five blocks; only the number in each block differs."""
+    in_blocks = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}[vgg_name]
+    expected: list[int | str] = []
+    for count, channels in zip(in_blocks, (64, 128, 256, 512, 512), strict=True):
+        expected += [channels] * count + ["M"]
+    assert list(PLANS[conv_layers]) == expected
+    assert sum(in_blocks) == conv_layers == vgg_name - 3
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("dims", "shape"), [(1, (6, 8)), (2, (6, 8, 3, 3)), (3, (6, 8, 2, 2, 2))])
+def test_every_norm_keeps_the_shape_and_differentiates_twice(name: str, dims: int, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = norm(name, 8, dims).double()
+    y = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    out = layer(y)
+    assert out.shape == shape
+    (gradient,) = torch.autograd.grad(out.pow(3).sum(), y, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), y)
+    assert second.isfinite().all()
+    assert second.any()
+
+
+@pytest.mark.parametrize("name", ["layer", "group", "rms"])
+@pytest.mark.parametrize(("dims", "shape"), [(1, (5, 8)), (2, (5, 8, 3, 3))])
+def test_norms_of_single_samples_are_those_of_their_definition(name: str, dims: int, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer, y = norm(name, 8, dims).double(), torch.randn(shape, dtype=torch.float64) + 0.5
+    gain, shift = torch.randn(2, 8, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(gain)
+        if name != "rms":
+            layer.bias.copy_(shift)
+    for sample, found in zip(y, layer(y), strict=True):
+        groups = sample.reshape(4 if name == "group" else 1, -1)  # 8 channels: 4 groups of two
+        centred = groups if name == "rms" else groups - groups.mean(1, keepdim=True)
+        scaled = (centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()).reshape(8, -1)
+        expected = scaled * gain[:, None] + (0 if name == "rms" else shift[:, None])
+        torch.testing.assert_close(found.reshape(8, -1), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("features", [*range(1, 70), 96, 512])
+def test_groups_divide_the_channels_and_are_never_single_ones(features: int) -> None:
+    groups = groups_of(features)
+    allowed = [g for g in range(1, 33) if features % g == 0 and (features // g > 1 or features == 1)]
+    assert groups == max(allowed)
 
 
 def test_the_widest_has_the_parameters_of_vgg16() -> None:
@@ -82,11 +141,11 @@ def test_noise_is_off_in_eval_mode_and_keeps_shape_and_type(shape: tuple[int, ..
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: norm("layer", 3), "norm: expected one of 'none', 'batch', 'noisy', got 'layer'"),
+        (lambda: norm("l3", 3), "norm: expected one of 'none', 'batch', .* 'rms', got 'l3'"),
         (lambda: norm("batch", 3, dims=4), r"dims: expected one of \[1, 2, 3\], got 4"),
-        (lambda: vgg(9), r"conv_layers: expected one of \[8, 13\], got 9"),
+        (lambda: vgg(9), r"conv_layers: expected one of \[8, 10, 13, 16\], got 9"),
         (lambda: vgg(init="zero"), "init: expected 'he' or 'glorot', got 'zero'"),
-        (lambda: vgg(norm="layer"), "norm: expected one of"),
+        (lambda: vgg(norm="l3"), "norm: expected one of"),
     ],
 )
 def test_unknown_names_list_the_known_ones(call: object, message: str) -> None:

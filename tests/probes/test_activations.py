@@ -18,9 +18,8 @@ from alidade import Objective
 from alidade.core.activations import PROBABILITIES, ActivationStatistics
 from alidade.core.errors import AlidadeError, CallError
 from alidade.core.records import NON_FINITE, OK, UNDEFINED
-from alidade.landscape.conditions import conditions_now
+from alidade.landscape.conditions import Part, conditions_now
 from alidade.landscape.layers import ROOT
-from alidade.landscape.objective import Part
 from alidade.nn import NoisyBatchNorm, vgg
 from alidade.probes import activations as module_under_test
 from alidade.probes.activations import activation_statistics, activations_of
@@ -388,7 +387,7 @@ def test_a_constant_layer_is_undefined_not_gaussian() -> None:
 
 
 def test_a_layer_without_samples_is_undefined() -> None:
-    found = activation_statistics(nn.Linear(2, 3), lambda model, x: model(x).sum(), torch.empty(0, 2))
+    found = activation_statistics(nn.Linear(2, 3), lambda model, x: model(x[:0]).sum(), torch.ones(4, 2))
     assert found[ROOT].status == (UNDEFINED,) * 3
     assert {row.status for row in found.rows(0) if row.quantity != "activation_non_finite"} == {UNDEFINED}
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from alidade import Objective, line_profile
 from alidade.core.errors import AlidadeError, CallError, RefusedError
-from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED
+from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, LineProfile
+from alidade.landscape.coordinates import coordinates_named
 
 DOUBLE = [case for case in CASES if case.name in ("smooth", "batch_norm", "mixed_modes")]
 SINGLE = [
@@ -150,8 +151,6 @@ def test_filters_of_transposed_convolutions_are_their_outputs() -> None:
     weight = model[0].weight  # (inputs 4, outputs per group 3, 3, 3), two groups
     with torch.no_grad():
         weight[2:, 1] = 0.0  # the fifth output unit: second group, second of three
-    from alidade.landscape.coordinates import coordinates_named
-
     system = coordinates_named("relative", model, Objective(model, loss_fn, batch).parameters)
     assert system.filters == 5 + 4
     factor = system.factors["0.weight"].expand(weight.shape)
@@ -206,7 +205,7 @@ def test_number_of_evaluations() -> None:
     calls.clear()
     direction = Objective(model, loss_fn, batch).gradient()
     line_profile(Objective(model, counted, batch), [0.1, 0.2, 0.3], direction=direction, gradients=False)
-    assert (calls.count(True), calls.count(False)) == (0, 5)
+    assert (calls.count(True), calls.count(False)) == (1, 4)  # the check has a graph, to see the parameters in it
 
 
 def test_bands_are_functions_of_the_list() -> None:
@@ -326,3 +325,62 @@ def test_every_failure_is_an_alidade_error() -> None:
     assert issubclass(CallError, AlidadeError)
     assert issubclass(CallError, ValueError)
     assert issubclass(RefusedError, AlidadeError)
+
+
+def _statuses(profile: LineProfile, step_size: float) -> dict[str, str]:
+    return {row.quantity: row.status for row in profile.rows(0) if row.step_size == step_size}
+
+
+def test_along_nothing_the_quotients_are_undefined() -> None:
+    model, loss_fn, batch = _built(CASES[0])
+    objective = Objective(model, loss_fn, batch)
+    nothing = {name: torch.zeros_like(value) for name, value in objective.parameters.items()}
+    profile = line_profile(objective, [0.5, 1.0], direction=nothing)
+    quotients = ("effective_smoothness", "directional_curvature", "resolution")
+    assert {_statuses(profile, eta)[name] for eta in (0.5, 1.0) for name in quotients} == {UNDEFINED}
+    assert {_statuses(profile, 1.0)[name] for name in ("loss", "gradient_distance", "gradient_cosine")} == {OK}
+    start = _statuses(profile, 0.0)
+    assert start.pop("step_curvature") == UNDEFINED
+    assert set(start.values()) == {OK}
+
+
+def test_a_step_size_of_zero_has_no_smoothness() -> None:
+    model, loss_fn, batch = _built(CASES[0])
+    profile = line_profile(Objective(model, loss_fn, batch), [0.0, 0.1])
+    assert profile.status == (UNDEFINED, OK)
+    found = _statuses(profile, 0.0)
+    assert {found[name] for name in ("effective_smoothness", "directional_curvature", "resolution")} == {UNDEFINED}
+    assert (found["gradient_cosine"], found["gradient_distance"]) == (OK, OK)
+    assert profile.gradient_cosines[0] == pytest.approx(1.0, abs=1e-15)  # <g, g> / (|g| |g|), one rounding
+
+
+def test_what_was_not_asked_for_is_undefined_and_not_broken() -> None:
+    model, loss_fn, batch = _built(CASES[0])
+    objective = Objective(model, loss_fn, batch)
+    profile = line_profile(objective, [0.5], direction=objective.gradient(), gradients=False)
+    unasked = {row.quantity: row.status for row in profile.rows(0) if row.quantity not in ("loss", "direction_norm")}
+    assert set(unasked.values()) == {UNDEFINED}
+    with_gradients = line_profile(objective, [0.5], direction=objective.gradient())
+    assert _statuses(with_gradients, 0.0)["step_curvature"] == UNDEFINED  # of the step eta = 1, which is not listed
+
+
+def test_gains_and_scales_rest_in_relative_coordinates() -> None:
+    """weight_norm's g has one number per filter and two axes; LayerNorm over two axes has a matrix for a scale."""
+    torch.manual_seed(0)
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    model = nn.Sequential(normed, nn.Unflatten(1, (2, 2)), nn.LayerNorm([2, 2]), nn.Flatten(), nn.Linear(4, 3)).double()
+    batch = (torch.randn(8, 4).double(), torch.arange(8) % 3)
+    objective = Objective(model, cross_entropy, batch)
+    system = coordinates_named("relative", model, objective.parameters)
+    assert system.filters == 4 + 3
+    at_rest = {"0.parametrizations.weight.original0", "0.bias", "2.weight", "2.bias", "4.bias"}
+    assert {name for name, factor in system.factors.items() if not factor.any()} == at_rest
+    reached = []
+
+    def recording(model: nn.Module, batch: object) -> torch.Tensor:
+        reached.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return cross_entropy(model, batch)
+
+    line_profile(Objective(model, recording, batch), [0.3], coordinates="relative")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(reached[-1][name], parameter) == (name in at_rest), name

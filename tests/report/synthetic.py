@@ -125,7 +125,8 @@ def verdict(claim: str, estimate: float | None, interval: tuple[float, float] | 
         "claim": claim, "experiment": "landscape", "paper": "Fig. 4a: the loss varies far less with BatchNorm",
         "hypothesis": "without BatchNorm the band is wider", "verdict": outcome,
         "statistic": "ratio none / batch of the width of the loss band", "estimate": estimate, "interval": interval,
-        "threshold": 1.0, "n": 5 if interval else 1, "p_adjusted": 0.004 if interval else None, "runs": ("a", "b"),
+        "threshold": 1.0, "relation": ">", "n": 5 if interval else 1,
+        "p_adjusted": 0.004 if interval else None, "runs": ("a", "b"),
         "reason": "" if interval and outcome != "undecided" else "the 95 % interval contains the threshold",
     }  # fmt: skip
     return Verdict(**{**values, **changes})

@@ -69,7 +69,9 @@ def test_studies_tables_and_verdicts_are_drawn(synthetic, study, verdicts, kind)
 def test_one_figure_of_a_study_can_be_chosen(study):
     spec = plot(study, figure="smoothness").spec
     assert spec["vconcat"][0]["title"]["text"].startswith("Effective smoothness")
-    with pytest.raises(CallError, match="expected figure to be one of training, loss_band"):
+    same = plot(study, figure="landscape.smoothness").spec
+    assert same == spec
+    with pytest.raises(CallError, match=r"expected figure to be one of training, .*, landscape\.loss_band, "):
         plot(study, figure="smoothnes")
 
 

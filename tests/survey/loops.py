@@ -268,7 +268,54 @@ def inner_module(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
     return model, losses
 
 
+def changing_its_batch(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
+    """The loss function takes its labels out of the dictionary and scales its inputs in place."""
+    model = _perceptron()
+    optimizer = _sgd(model)
+
+    def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch.pop("labels")
+        return F.cross_entropy(model(batch["inputs"].mul_(0.5)), labels)
+
+    batches = [{"inputs": inputs, "labels": labels} for inputs, labels in _vector_batches(steps)]
+    return model, _plain(model, optimizer, batches, loss_fn, watch(model, loss_fn, optimizer))
+
+
+class _Remembering(nn.Module):
+    """Counts in a tensor that is no buffer, keeps outputs in a list, and computes with both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.seen, self.last = _perceptron(), torch.zeros(()), [torch.zeros(8, 4)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += 1
+        output = self.body(x) / self.seen.sqrt() + 0.1 * self.last[-1]
+        self.last.append(output.detach())
+        return output
+
+
+def remembering(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
+    model = _Remembering()
+    optimizer = _sgd(model)
+    return model, _plain(
+        model, optimizer, _vector_batches(steps), cross_entropy, watch(model, cross_entropy, optimizer)
+    )
+
+
+def backward_hooks(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
+    """Module hooks halve the gradients in training, and count how often they did."""
+    model = _perceptron()
+    model.register_buffer("calls", torch.zeros(()))
+    model.register_full_backward_pre_hook(lambda module, gradients: (gradients[0] / (2 + 0 * module.calls.add_(1)),))
+    optimizer = _sgd(model)
+    return model, _plain(
+        model, optimizer, _vector_batches(steps), cross_entropy, watch(model, cross_entropy, optimizer)
+    )
+
+
 LOOPS = [
+    changing_its_batch, remembering, backward_hooks,
     inner_module,
     vgg_batch_norm, resnet_dropout, gpt_tied_adamw, sgd_closure, lbfgs, autocast_bfloat16, autocast_inside_the_loss,
     accumulation, grad_scaler, compiled, random_numbers_between,

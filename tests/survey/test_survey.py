@@ -386,3 +386,80 @@ def test_covariate_shift_across_the_real_step_is_the_functions_own(tmp_path: Pat
         np.testing.assert_allclose(rows["value"], expected.l2, rtol=1e-12)
         assert expected.l2[0] == 0
         assert expected.l2[-1] > 0
+
+
+def test_an_update_that_is_not_finite_is_recorded_as_such(tmp_path: Path) -> None:
+    model, loss_fn, optimizer = _quadratic(lr=float("1e308"))
+    with alidade.Survey(model, loss_fn, optimizer, tmp_path / "s", ["update_profile"], budget=None) as survey:
+        _steps(survey, model, loss_fn, optimizer, 1)
+    frame = alidade.load(tmp_path / "s").filter(~pl.col("quantity").str.ends_with("_seconds"))
+    start = (pl.col("quantity") == "update_loss") & (pl.col("step_size") == 0)
+    assert frame.filter(start)["status"].to_list() == ["ok"]
+    assert frame.filter(start)["value"].to_list() == [4.0]
+    assert set(frame.filter(~start)["status"]) == {"non_finite"}
+
+
+def test_a_recorder_that_fails_does_not_stop_the_training(tmp_path: Path) -> None:
+    class Broken:
+        calls = 0
+
+        def record(self, segment: str, rows: Any) -> None:
+            Broken.calls += 1
+            if rows:
+                raise OSError("the disk is gone")
+
+    model, loss_fn, optimizer = _quadratic()
+    survey = alidade.Survey(
+        model, loss_fn, optimizer, tmp_path / "s", ["layer_scalars"], budget=None, recorders=[Broken()]
+    )
+    with pytest.warns(UserWarning, match="failed and gets nothing more: the disk is gone") as caught:
+        _steps(survey, model, loss_fn, optimizer, 3)
+    survey.close()
+    assert (len(caught), Broken.calls, survey.step) == (1, 2, 3)
+    assert alidade.load(tmp_path / "s").filter(quantity="weight_norm").height == 3
+
+
+def test_a_loss_that_fails_where_autocast_is_found_out_does_not_stop_the_training(tmp_path: Path) -> None:
+    model, loss_fn, optimizer = _quadratic()
+
+    def failing(model: nn.Module, batch: Any) -> torch.Tensor:
+        raise ValueError("no loss today")
+
+    survey = alidade.Survey(model, failing, optimizer, tmp_path / "s", ["gradient_profile"], budget=None)
+    survey.observe(torch.ones(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loss_fn(model, None)
+    loss.backward()
+    with pytest.warns(UserWarning, match="no loss today"):
+        optimizer.step()
+    survey.close()
+    assert survey.step == 1
+
+
+def test_an_interrupted_probe_leaves_the_survey_ready_for_the_next_step(tmp_path: Path) -> None:
+    model, loss_fn, optimizer = _quadratic()
+    interrupt = [True]
+
+    def interrupted(model: nn.Module, batch: Any) -> torch.Tensor:
+        if interrupt.pop() if interrupt else False:
+            raise KeyboardInterrupt
+        return loss_fn(model, batch)
+
+    survey = alidade.Survey(model, interrupted, optimizer, tmp_path / "s", ["gradient_profile"], budget=None)
+    with pytest.raises(KeyboardInterrupt):
+        _steps(survey, model, loss_fn, optimizer, 1)
+    assert (survey.step, len(model._forward_pre_hooks)) == (1, 0)
+    _steps(survey, model, loss_fn, optimizer, 2)
+    survey.close()
+    frame = alidade.load(tmp_path / "s").filter((pl.col("quantity") == "loss") & (pl.col("step_size") == 0))
+    assert frame["step"].to_list() == [1, 2]
+
+
+def test_an_empty_batch_is_a_failed_probe(tmp_path: Path) -> None:
+    model, loss_fn, optimizer = _quadratic()
+    survey = alidade.Survey(model, loss_fn, optimizer, tmp_path / "s", ["gradient_profile"], budget=None)
+    survey.observe({"x": torch.empty(0, 2)})
+    loss_fn(model, None).backward()
+    with pytest.warns(UserWarning, match="batch: expected at least one example"):
+        optimizer.step()
+    survey.close()

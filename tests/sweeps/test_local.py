@@ -12,7 +12,7 @@ from alidade.core.probes import PlannedRun
 from alidade.core.spec import DataSpec
 from alidade.store import load
 from alidade.sweeps.local import execute
-from alidade.sweeps.worker import Job, data_spec
+from alidade.sweeps.worker import Job, fingerprint_of
 
 DATA = DataSpec(name="digits", train_examples=64)
 
@@ -39,7 +39,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     good, listener = run_spec(), Listener()
     bad = good.model_copy(update={"batch_size": 65})  # of 64 examples
     with pytest.raises(WorkError, match="1 of 2 runs failed; the first: expected a batch size between 1 and the 64"):
-        execute([PlannedRun(spec=bad), PlannedRun(spec=good)], Job(tmp_path, DATA, None, "cpu"), listener)
+        execute([PlannedRun(spec=bad), PlannedRun(spec=good)], Job(tmp_path, None, "cpu"), listener)
     assert listener.done == [good.run_id]
     assert listener.steps[good.run_id] == good.steps
     assert list(listener.broken) == [bad.run_id]
@@ -47,17 +47,18 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_data_that_a_worker_cannot_read_are_an_error_and_not_a_death(tmp_path: Path) -> None:
-    job = Job(tmp_path, DataSpec(name="cifar10"), tmp_path / "gone", "cpu")
+    job = Job(tmp_path, tmp_path / "gone", "cpu")
+    spec = run_spec().model_copy(update={"data": DataSpec(name="cifar10")})
     with pytest.raises(WorkError, match=r"1 of 1 runs failed; the first: .*gone: expected the folder cifar-10-batches"):
-        execute([PlannedRun(spec=run_spec())], job, Listener())
+        execute([PlannedRun(spec=spec)], job, Listener())
 
 
 def test_nothing_to_do_starts_nothing(tmp_path: Path) -> None:
-    execute([], Job(tmp_path / "x", DATA, None, "cpu"), Listener(), max_seconds=0)
+    execute([], Job(tmp_path / "x", None, "cpu"), Listener(), max_seconds=0)
     assert not (tmp_path / "x").exists()
 
 
 def test_the_fingerprint_is_that_of_the_data_used() -> None:
-    prints = {data_spec(DataSpec(name="digits", train_examples=n), None).fingerprint for n in (63, 64, None)}
+    prints = {fingerprint_of("digits", None, n) for n in (63, 64, None)}
     assert len(prints) == 3
     assert None not in prints

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import exp, isfinite, log
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import polars as pl
 from alidade.claims.statistics import Interval, holm, student_interval
 from alidade.core.spec import RunSpec
 
+Relation = Literal[">", "<"]
 VerdictName = Literal["supported", "refuted", "undecided"]
 
 
@@ -23,17 +25,22 @@ class Runs:
     frame: pl.DataFrame
     specs: Mapping[str, RunSpec]
 
-    def pick(self, norm: str, learning_rate: float) -> dict[int, str]:
-        """Run id by seed, for one norm and learning rate."""
+    def pick(self, norm: str, learning_rate: float, augment: bool = False) -> dict[int, str]:
+        """Run id by seed, for one norm and learning rate, with or without augmentation."""
         return {
             spec.seed: run
             for run, spec in self.specs.items()
-            if spec.model.norm == norm and spec.optimizer.learning_rate == learning_rate
+            if (spec.model.norm, spec.optimizer.learning_rate, spec.data.augment) == (norm, learning_rate, augment)
         }
 
     def rows(self, run: str) -> pl.DataFrame:
         """The rows of one run."""
-        return self.frame.filter(pl.col("run") == run)
+        return self._by_run.get((run,), self.frame.clear())
+
+    @cached_property
+    def _by_run(self) -> dict[tuple[object, ...], pl.DataFrame]:
+        """Cut up once: a study has a million rows, and its claims ask for those of a run a thousand times."""
+        return self.frame.filter(pl.col("run").is_in(list(self.specs))).partition_by("run", as_dict=True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, as a statistic that must exceed a threshold.
+    """What the paper says, as a statistic that must stand above a threshold (below it where ``relation`` is "<").
 
     ``per_seed`` gives one value per seed: the logarithm of a ratio where ``scale`` is "log" (estimate, interval
     and threshold are then reported as ratios), or a difference.
@@ -61,6 +68,7 @@ class Claim:
     threshold: float
     per_seed: Callable[[Runs], Seeds]
     scale: Literal["log", "linear"] = "log"
+    relation: Relation = ">"
     twin: str = ""  # id of the claim in scale-free coordinates
 
 
@@ -77,6 +85,7 @@ class Verdict:
     estimate: float | None
     interval: tuple[float, float] | None
     threshold: float
+    relation: Relation
     n: int
     p_adjusted: float | None
     runs: tuple[str, ...]
@@ -112,7 +121,7 @@ def _judge(claim: Claim, runs: Runs) -> tuple[Verdict, float | None]:
     threshold = log(claim.threshold) if claim.scale == "log" else claim.threshold
     back = _ratio if claim.scale == "log" else float
     interval = student_interval(values, threshold) if len(values) > 1 else None
-    verdict, why = _decide(interval, threshold, len(values))
+    verdict, why = _decide(interval, threshold, claim.relation, len(values))
     judged = Verdict(
         claim=claim.id,
         experiment=claim.experiment,
@@ -123,6 +132,7 @@ def _judge(claim: Claim, runs: Runs) -> tuple[Verdict, float | None]:
         estimate=back(sum(values) / len(values)) if values else None,
         interval=(back(interval.low), back(interval.high)) if interval else None,
         threshold=claim.threshold,
+        relation=claim.relation,
         n=len(values),
         p_adjusted=None,
         runs=seeds.runs,
@@ -136,11 +146,11 @@ def _ratio(logarithm: float) -> float:
     return exp(min(logarithm, log(sys.float_info.max)))
 
 
-def _decide(interval: Interval | None, threshold: float, n: int) -> tuple[VerdictName, str]:
+def _decide(interval: Interval | None, threshold: float, relation: Relation, n: int) -> tuple[VerdictName, str]:
     if interval is None:
         return "undecided", f"an interval needs at least 2 seeds, {n} have a value"
     if interval.low > threshold:
-        return "supported", ""
+        return ("supported" if relation == ">" else "refuted"), ""
     if interval.high < threshold:
-        return "refuted", ""
+        return ("refuted" if relation == ">" else "supported"), ""
     return "undecided", "the 95 % interval contains the threshold"

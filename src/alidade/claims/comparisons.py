@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite, log
 
+import numpy as np
 import polars as pl
 
 from alidade.claims.claim import Runs, Seeds
-from alidade.claims.quantities import RELATIVE_STEPS, BandSeries, after_warm_up, paper_step_sizes
+from alidade.claims.quantities import (
+    RELATIVE_STEPS,
+    WARM_UP,
+    BandSeries,
+    after_warm_up,
+    paper_step_sizes,
+    same_size,
+)
 from alidade.claims.statistics import log_ratio_at_equal_loss, smoothed_loss
+from alidade.core.records import BELOW_RESOLUTION, OK
 
 #: Below this fraction of probed steps with a band in both runs, a mean over training says too little.
 SHARED_FRACTION = 0.5
 
 PairValue = Callable[[Runs, str, str], float | None]
+RunValue = Callable[[Runs, str], float | None]
 
 
-def paired(runs: Runs, first: str, second: str, learning_rate: float, value: PairValue, missing: str) -> Seeds:
+def paired(
+    runs: Runs,
+    first: str,
+    second: str,
+    learning_rate: float,
+    value: PairValue,
+    missing: str,
+    augment: bool = False,
+) -> Seeds:
     """``value(first's run, second's run)`` for each seed that both norms have at this learning rate."""
-    a, b = runs.pick(first, learning_rate), runs.pick(second, learning_rate)
+    a, b = (runs.pick(norm, learning_rate, augment) for norm in (first, second))
     shared = sorted(set(a) & set(b))
     found = {seed: value(runs, a[seed], b[seed]) for seed in shared}
+    return _of_seeds(found, tuple(run for seed in shared for run in (a[seed], b[seed])), missing)
+
+
+def alone(runs: Runs, norm: str, learning_rate: float, value: RunValue, missing: str) -> Seeds:
+    """``value(run)`` for each seed of one norm at this learning rate."""
+    picked = runs.pick(norm, learning_rate)
+    found = {seed: value(runs, picked[seed]) for seed in sorted(picked)}
+    return _of_seeds(found, tuple(picked[seed] for seed in found), missing)
+
+
+def _of_seeds(found: Mapping[int, float | None], runs: tuple[str, ...], missing: str) -> Seeds:
     values = {seed: number for seed, number in found.items() if number is not None and isfinite(number)}
-    left_out = len(shared) - len(values)
-    reason = f"{left_out} of {len(shared)} seeds left out: {missing}" if left_out else ""
-    return Seeds(values, tuple(run for seed in shared for run in (a[seed], b[seed])), reason)
+    left_out = len(found) - len(values)
+    reason = f"{left_out} of {len(found)} seeds left out: {missing}" if left_out else ""
+    return Seeds(values, runs, reason)
 
 
 def band_log_ratio(series: BandSeries, equal_loss: bool) -> PairValue:
@@ -61,6 +90,43 @@ def mean_over_training(runs: Runs, run: str, quantity: str, first_fraction: floa
     return _mean(dict(zip(rows["step"].to_list(), rows["value"].to_list(), strict=True)))
 
 
+def last_value(runs: Runs, run: str, quantity: str) -> float | None:
+    """The last number of a quantity that was measured along the run; None without one that is finite."""
+    rows = _training(runs, run, quantity).sort("step")
+    value = rows["value"].to_list()[-1:]
+    return value[0] if value and isfinite(value[0]) else None
+
+
+def median_over_probes(
+    runs: Runs, run: str, quantity: str, layer: str | None = None, step_size: float | None = None
+) -> float | None:
+    """Median of a quantity after the first tenth of the steps; None where fewer than half of its numbers are ok.
+
+    Numbers below their resolution stand in the ranks where they were measured: to leave out the small ones only
+    would raise the median.
+    """
+    wanted = [pl.col("quantity") == quantity, pl.col("step") >= WARM_UP * runs.specs[run].steps]
+    if layer is not None:
+        wanted.append(pl.col("layer") == layer)
+    if step_size is not None:
+        wanted.append(same_size(step_size))
+    rows = runs.rows(run).filter(*wanted)
+    if rows.is_empty() or rows.filter(pl.col("status") == OK).height < SHARED_FRACTION * rows.height:
+        return None
+    return float(np.median(rows.filter(pl.col("status").is_in([OK, BELOW_RESOLUTION]))["value"].to_numpy()))
+
+
+def mean_over_probes(runs: Runs, run: str, quantity: str, geometric: bool = False) -> float | None:
+    """Mean of the ok numbers of a quantity over layers and probes; None without any.
+
+    ``geometric``: the mean of the logarithms of those above 0.
+    """
+    rows = runs.rows(run).filter((pl.col("quantity") == quantity) & (pl.col("status") == OK))
+    values = rows["value"].to_numpy()
+    values = np.log(values[values > 0]) if geometric else values
+    return float(values.mean()) if values.size else None
+
+
 def mean_over_layers(runs: Runs, run: str, quantity: str) -> float | None:
     """Mean of a quantity over layers and probes; None where it was not measured or is not finite."""
     values = runs.rows(run).filter(pl.col("quantity") == quantity)["value"].to_list()
@@ -72,8 +138,9 @@ def _training(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
 
 
 def _band(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
+    spec = runs.specs[run]
     relative = series.quantity.startswith("relative_")
-    sizes = RELATIVE_STEPS if relative else paper_step_sizes(runs.specs[run].optimizer.learning_rate)
+    sizes = RELATIVE_STEPS if relative else paper_step_sizes(spec.optimizer.learning_rate, spec.model.kind)
     return series.of(runs.rows(run), sizes)
 
 
@@ -85,7 +152,9 @@ def _probed(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
 
 def _against_loss(runs: Runs, run: str, series: BandSeries) -> list[tuple[float, float]]:
     losses = smoothed_loss(_training(runs, run, "train_loss"))
-    last = max(losses, default=0)
+    if not losses:
+        return []
+    last = max(losses)
     return [(losses.get(step, losses[last]), value) for step, value in _band(runs, run, series).items()]
 
 

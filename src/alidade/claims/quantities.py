@@ -10,8 +10,12 @@ import polars as pl
 
 from alidade.core.records import OK
 
-#: The paper's list of step sizes in units of the learning rate; a band is a function of its list.
-PAPER_FACTORS = (0.5, 1.0, 2.0, 4.0)
+#: The paper's lists of step sizes in units of the learning rate, by kind of network; a band is a function of its
+#: list. The text says 30 for the last of the deep linear network, the plot shows 10^1.5.
+PAPER_FACTORS: dict[str, tuple[float, ...]] = {
+    "vgg": (0.5, 1.0, 2.0, 4.0),
+    "deep_linear": (0.01, 0.1, 1.0, 10.0, 10**1.5),
+}
 #: Root-mean-square relative changes of a filter for the scale-free twin.
 RELATIVE_STEPS = (0.01, 0.03, 0.1, 0.3)
 #: The first tenth of the steps is left out of means over training: the paper's bands at step 0 are transients.
@@ -27,11 +31,12 @@ class BandSeries:
 
     def of(self, rows: pl.DataFrame, step_sizes: Sequence[float]) -> dict[int, float]:
         """By step; steps at which a listed number is missing, not finite or below resolution are left out."""
-        listed = rows.filter(
-            (pl.col("quantity") == self.quantity)
-            & (pl.col("status") == OK)
-            & pl.col("step_size").round_sig_figs(9).is_in([float(f"{size:.9g}") for size in step_sizes])
-        ).unique(["step", "step_size"])  # two probes may list the same point, where they measured the same
+        listed = (
+            rows.filter((pl.col("quantity") == self.quantity) & (pl.col("status") == OK))
+            .with_columns(pl.col("step_size").round_sig_figs(9))
+            .filter(pl.col("step_size").is_in([float(f"{size:.9g}") for size in step_sizes]))
+            .unique(["step", "step_size"])  # two probes may list the same point, where they measured the same
+        )
         value = pl.col("value")
         reduced = value.max() - value.min() if self.reduce == "width" else value.max()
         steps = listed.group_by("step").agg(reduced.alias("value"), pl.len().alias("count"))
@@ -39,13 +44,20 @@ class BandSeries:
         return dict(zip(complete["step"].to_list(), complete["value"].to_list(), strict=True))
 
 
-def paper_step_sizes(learning_rate: float) -> tuple[float, ...]:
-    """{1/2, 1, 2, 4} x learning rate (Santurkar et al. 2018, Appendix A.2.2; read off Fig. 11).
+def paper_step_sizes(learning_rate: float, network: str = "vgg") -> tuple[float, ...]:
+    """The paper's list for a kind of network (Santurkar et al. 2018, Appendix A.2.2; read off Fig. 11).
 
     >>> paper_step_sizes(0.1)
     (0.05, 0.1, 0.2, 0.4)
+    >>> [float(f"{size:.4g}") for size in paper_step_sizes(1e-6, "deep_linear")]
+    [1e-08, 1e-07, 1e-06, 1e-05, 3.162e-05]
     """
-    return tuple(factor * learning_rate for factor in PAPER_FACTORS)
+    return tuple(factor * learning_rate for factor in PAPER_FACTORS[network])
+
+
+def same_size(step_size: float) -> pl.Expr:
+    """Whether a row's step size is this one, to nine digits."""
+    return pl.col("step_size").round_sig_figs(9) == float(f"{step_size:.9g}")
 
 
 def after_warm_up(series: dict[int, float], steps: int) -> dict[int, float]:

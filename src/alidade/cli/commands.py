@@ -33,7 +33,7 @@ def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment, or all.")],
     scale: Annotated[Scale, typer.Option(help="quick takes minutes; paper is the paper's own setting.")] = Scale.quick,
     seeds: Seeds = 5,
-    data: Annotated[Data, typer.Option(help="What the networks learn.")] = Data.cifar10,
+    data: Annotated[Data | None, typer.Option(help="Default: digits at quick scale, cifar10 at paper scale.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="CIFAR-10 in its binary layout; downloaded without it.")] = None,
     init: Annotated[Init | None, typer.Option(help="Default: he at quick scale, glorot at paper scale.")] = None,
     l2: Annotated[
@@ -50,8 +50,9 @@ def reproduce(
     from alidade.experiments.experiment import Settings
 
     experiments = experiments_named(name)
-    settings = Settings(scale=scale.value, data=data.value, seeds=seeds, init=init.value if init else None, l2=l2)
-    networks = DEMO_NETWORKS if name == "all" else 0
+    learned = data or (Data.digits if scale is Scale.quick else Data.cifar10)
+    settings = Settings(scale=scale.value, data=learned.value, seeds=seeds, init=init.value if init else None, l2=l2)
+    networks = DEMO_NETWORKS if name in ("all", "theorems") else 0
     run_study(experiments, settings, out or Path("runs") / name, data_dir, device.value, max_minutes, networks)
 
 

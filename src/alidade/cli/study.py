@@ -29,7 +29,6 @@ def run_study(
     """Do what is missing of some experiments' runs, check the theorems on ``networks`` each, and write the report."""
     from rich.console import Console
 
-    from alidade.core.spec import DataSpec
     from alidade.experiments.experiment import FIRST_SEED, size_of
     from alidade.store import has_theory, write_manifest
     from alidade.sweeps import local, plan, worker
@@ -37,14 +36,16 @@ def run_study(
 
     console = Console(stderr=True, soft_wrap=True)
     device = _resolve(device)
-    data = DataSpec(name=settings.data, train_examples=size_of(settings).train_examples)
-    fixed = settings.model_copy(update={"fingerprint": worker.data_spec(data, data_dir).fingerprint})
+    fixed = settings
+    if any(run.spec.data.name == settings.data for experiment in experiments for run in experiment.runs(settings)):
+        found = worker.fingerprint_of(settings.data, data_dir, size_of(settings).train_examples)
+        fixed = settings.model_copy(update={"fingerprint": found})
     by_experiment = {experiment.name: experiment.runs(fixed) for experiment in experiments}
     runs = plan.union(run for planned in by_experiment.values() for run in planned)
     write_manifest(out, _manifest(fixed, by_experiment))
     todo = [part for run in runs if (part := plan.missing(out, run))]
     console.print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before are reused, {len(todo)} to do")
-    job = worker.Job(out, data, data_dir, device)
+    job = worker.Job(out, data_dir, device)
     try:
         with StudyProgress(todo, console) as progress:
             local.execute(todo, job, progress, max_minutes and max_minutes * 60)
@@ -119,9 +120,11 @@ def _resolve(device: str) -> str:
 
 def write_report(folder: Path, out: Path) -> Path:
     """Judge a study and write its page."""
-    from alidade.experiments import judge_study
-    from alidade.report.page import write_page
+    from alidade.experiments import EXPERIMENTS, judge_study
+    from alidade.experiments.paper import plotted
+    from alidade.report.page import Chapter, write_page
     from alidade.store import open_study
 
     study = open_study(folder)
-    return write_page(out, study, judge_study(study))
+    chapters = {name: Chapter(experiment.question, experiment.paper) for name, experiment in EXPERIMENTS.items()}
+    return write_page(out, study, judge_study(study), chapters, plotted())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, field_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.core.schedule import Every, Schedule
 from alidade.core.spec import RunSpec, Spec
 
@@ -49,6 +50,27 @@ class LineProfileProbe(_Probe):
         return f"{self.kind}_{along}{self.coordinates}-{self.digest()}"
 
 
+class RescalingProbe(_Probe):
+    """Line profiles, raw and relative, of the same function with the weights before each norm times a factor.
+
+    A norm makes the network's outputs, and so its loss, independent of these factors: whatever changes with them
+    is a matter of units (Dinh et al. 2017; van Laarhoven 2017).
+    """
+
+    kind: Literal["rescaling"] = "rescaling"
+    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    step_sizes: tuple[float, ...] = Field(min_length=1)
+    relative_step_sizes: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    schedule: Schedule = Every(interval=10)
+
+    @field_validator("factors")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or min(value) <= 0 or len(set(value)) != len(value):
+            raise ValueError(f"factors must be positive and differ, got {value}")
+        return value
+
+
 class EvaluationProbe(_Probe):
     """Loss and accuracy in eval mode on the first ``examples`` of the test set (None: on all of it)."""
 
@@ -73,10 +95,21 @@ class ActivationsProbe(_Probe):
 
 
 class CovariateShiftProbe(_Probe):
-    """Internal covariate shift across the optimizer's real step (Santurkar et al. 2018, Definition 2.1)."""
+    """Internal covariate shift across the optimizer's real step (Santurkar et al. 2018, Definition 2.1).
+
+    ``groups`` takes several modules as one layer, under a name; ``layers`` single ones; None is every layer.
+    """
 
     kind: Literal["covariate_shift"] = "covariate_shift"
     layers: tuple[str, ...] | None = None
+    groups: dict[str, tuple[str, ...]] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> CovariateShiftProbe:
+        if self.layers is not None and self.groups is not None:
+            raise ValueError("expected layers or groups, got both")
+        return self
+
     schedule: Schedule = Every(interval=10)
 
 
@@ -89,7 +122,13 @@ class TheoremProbe(_Probe):
 
 
 AnyProbe = (
-    TheoremProbe | LineProfileProbe | EvaluationProbe | LayerScalarsProbe | ActivationsProbe | CovariateShiftProbe
+    RescalingProbe
+    | TheoremProbe
+    | LineProfileProbe
+    | EvaluationProbe
+    | LayerScalarsProbe
+    | ActivationsProbe
+    | CovariateShiftProbe
 )
 ProbeSpec = Annotated[AnyProbe, Field(discriminator="kind")]
 
@@ -111,11 +150,23 @@ def probe_named(probe: str | AnyProbe, schedule: Schedule) -> AnyProbe:
     Raises:
         CallError: an unknown name; the message lists the known ones.
     """
-    if not isinstance(probe, str):
+    if isinstance(probe, _Probe):
         return probe
-    if probe not in _NAMED:
-        raise CallError(f"probes: expected one of {', '.join(_NAMED)} or a probe specification, got {probe!r}")
+    if not isinstance(probe, str) or probe not in _NAMED:
+        raise CallError(f"probes: expected one of {', '.join(_NAMED)} or a probe specification, got {brief(probe)}")
     return TypeAdapter[AnyProbe](ProbeSpec).validate_python(_NAMED[probe] | {"schedule": schedule})
+
+
+def probes_named(probes: Any, schedule: Schedule) -> list[AnyProbe]:
+    """Probes by name or as they are: a list of them, or a single one.
+
+    Raises:
+        CallError: something else, or an unknown name.
+    """
+    one = isinstance(probes, str | _Probe)
+    if not one and not (isinstance(probes, Iterable) and not isinstance(probes, bytes | Mapping)):
+        raise CallError(f"probes: expected a list of names or probe specifications, got {brief(probes)}")
+    return [probe_named(probe, schedule) for probe in ([probes] if one else probes)]
 
 
 class PlannedRun(Spec):

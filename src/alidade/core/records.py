@@ -162,16 +162,29 @@ class LineProfile:
         if self.provenance.direction == "given" and self.provenance.coordinates == "raw":
             at_start |= {"slope": self.slope, "step_curvature": self.step_curvature}
         for name, value in at_start.items():
-            yield self._row(step, prefix, name, value, 0.0, OK if np.isfinite(value) else NON_FINITE)
+            yield self._row(step, prefix, name, value, 0.0, self._status_at_start(name, value))
         for index, step_size in enumerate(self.step_sizes):
             for name, values in columns.items():
                 value = float(values[index])
                 yield self._row(step, prefix, name, value, float(step_size), self._status(name, index, value))
 
+    def _status_at_start(self, quantity: str, value: float) -> str:
+        """Undefined is what was not asked for: gradients, the step eta = 1; and 0/0: its curvature on a slope of 0."""
+        if np.isfinite(value):
+            return OK
+        if quantity == "step_curvature" and np.isfinite(self.loss) and np.isfinite(self.direction_norm):
+            unlisted = 1.0 not in self.step_sizes
+            return UNDEFINED if unlisted or self.slope == 0 or self.direction_norm == 0 else NON_FINITE
+        broken = NON_FINITE in self.status or not np.isfinite(self.loss)
+        return NON_FINITE if broken or quantity == "direction_norm" else UNDEFINED
+
     def _status(self, quantity: str, index: int, value: float) -> str:
-        if quantity in ("loss", "resolution", "gradient_distance") or self.status[index] == NON_FINITE:
+        status = self.status[index]
+        if quantity == "loss" or status == NON_FINITE:
             return OK if np.isfinite(value) else NON_FINITE
-        return self.status[index]
+        if quantity in ("resolution", "gradient_distance") or (quantity == "gradient_cosine" and status == UNDEFINED):
+            return OK if np.isfinite(value) else UNDEFINED  # themselves never below the resolution
+        return status
 
     def _row(self, step: int, prefix: str, quantity: str, value: float, step_size: float, status: str) -> Row:
         provenance = self.provenance

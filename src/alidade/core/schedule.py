@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alidade.core.errors import CallError, brief
+from alidade.core.value import Value
 
 
-class _Schedule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Every(_Schedule):
+class Every(Value):
     """Every ``interval`` steps, from step 0.
 
     >>> [step for step in range(10) if Every(interval=4).due(step)]
@@ -26,7 +25,7 @@ class Every(_Schedule):
         return step % self.interval == 0
 
 
-class Logarithmic(_Schedule):
+class Logarithmic(Value):
     """At 0 and at the rounded powers ``round(base ** k)``: dense early, sparse late.
 
     >>> [step for step in range(40) if Logarithmic(base=2.0).due(step)]
@@ -45,7 +44,7 @@ class Logarithmic(_Schedule):
         return step in (0, power)
 
 
-class First(_Schedule):
+class First(Value):
     """The first ``count`` steps.
 
     >>> [step for step in range(10) if First(count=3).due(step)]
@@ -61,3 +60,22 @@ class First(_Schedule):
 
 
 Schedule = Annotated[Every | Logarithmic | First, Field(discriminator="kind")]
+
+
+def schedule_of(given: Any) -> Schedule:
+    """A schedule; a whole number n means every n steps, None every step.
+
+    Raises:
+        CallError: anything else.
+
+    >>> schedule_of(10)
+    Every(kind='every', interval=10)
+    """
+    if isinstance(given, Every | Logarithmic | First):
+        return given
+    if given is None or (isinstance(given, int) and not isinstance(given, bool)):
+        return Every(interval=1 if given is None else given)
+    raise CallError(
+        f"schedule: expected Every(interval=n), Logarithmic(base=b), First(count=n) or a number n of steps, "
+        f"got {brief(given)}"
+    )

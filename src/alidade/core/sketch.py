@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.core.records import Floats
 
 Integers = NDArray[np.int64]
@@ -191,7 +191,7 @@ class Histogram:
         """
         p = np.asarray(probabilities, dtype=np.float64)
         if not ((p >= 0) & (p <= 1)).all():
-            raise CallError(f"probabilities: expected numbers in [0, 1], got {probabilities!r}")
+            raise CallError(f"probabilities: expected numbers in [0, 1], got {brief(probabilities)}")
         if self.nans or not self.total:
             return np.full(p.shape, np.nan)
         ranks = np.clip(np.ceil(p * self.total * (1 - 4 * _EPS)), 1, self.total)  # 0.95 of 20 is the 19th, not the 20th

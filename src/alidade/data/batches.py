@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alidade.core.errors import CallError
+from alidade.data.augment import Shifts
 from alidade.data.dataset import Dataset
 
 Indices = NDArray[np.int64]
@@ -34,18 +35,22 @@ class Batches:
     """The training batches of a data set, by step.
 
     The training images move to ``device`` once; a batch is gathered there. Only the current epoch's order is kept,
-    so that steps may be asked for in any order and neighbours are cheap.
+    so that steps may be asked for in any order and neighbours are cheap. ``augment`` shifts and mirrors
+    (:class:`alidade.data.augment.Shifts`).
 
     Raises:
         CallError: ``batch_size`` is not between 1 and the number of training examples, or ``seed`` is negative.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int, seed: int, device: torch.device | str = "cpu", augment: bool = False
+    ) -> None:
         _locate(len(dataset.train_labels), batch_size, seed, step=0)
         self._images = dataset.train_images.to(device)
         self._labels = dataset.train_labels.to(device)
         self._batch_size = batch_size
         self._seed = seed
+        self._shifts = Shifts(seed, dataset.mirrors) if augment else None
         self._epoch = 0
         self._epoch_order = _order(len(self._labels), seed, epoch=0)
 
@@ -59,7 +64,8 @@ class Batches:
         if epoch != self._epoch:
             self._epoch, self._epoch_order = epoch, _order(len(self._labels), self._seed, epoch)
         chosen = torch.from_numpy(_batch(self._epoch_order, self._batch_size, position)).to(self._labels.device)
-        return self._images[chosen], self._labels[chosen]
+        images = self._images[chosen]
+        return (self._shifts(images, step) if self._shifts else images), self._labels[chosen]
 
 
 def _locate(n: int, batch_size: int, seed: int, step: int) -> tuple[int, int]:

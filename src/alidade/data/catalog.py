@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import get_args
 
 from alidade.core.errors import CallError
-from alidade.core.spec import DataName
+from alidade.core.spec import ImagesName
 from alidade.data.cifar10 import read_cifar10
 from alidade.data.dataset import Dataset
 from alidade.data.embedded import digits
 from alidade.data.fetch import fetch_cifar10
 
 
-def load(name: DataName, data_dir: Path | None = None, train_examples: int | None = None) -> Dataset:
+def load(name: ImagesName, data_dir: Path | None = None, train_examples: int | None = None) -> Dataset:
     """The data set called ``name``.
 
     Args:
@@ -31,7 +31,7 @@ def load(name: DataName, data_dir: Path | None = None, train_examples: int | Non
     >>> round(data.train_images.std(correction=0).item(), 4)
     1.0
     """
-    known = get_args(DataName)
+    known = get_args(ImagesName)
     if name not in known:
         raise CallError(f"expected the name of a data set ({', '.join(sorted(known))}), got {name!r}: use one of these")
     if name == "digits":

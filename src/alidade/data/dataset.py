@@ -42,6 +42,11 @@ class Dataset:
     test_labels: Tensor
     classes: tuple[str, ...]
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether a mirrored image shows the same class: photographs do, digits do not."""
+        return self.name != "digits"
+
 
 def fingerprint(dataset: Dataset) -> str:
     """The first 16 hex digits of the SHA-256 of the images and labels, training set first.

@@ -2,69 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
-from alidade.claims.claim import Claim
+import polars as pl
+
+from alidade.claims.claim import Claim, Runs, Seeds
 from alidade.claims.comparisons import band_log_ratio, paired
 from alidade.claims.quantities import BandSeries
-from alidade.core.probes import PlannedRun
-from alidade.experiments.experiment import Experiment, Settings, planned
+from alidade.core.probes import AnyProbe, PlannedRun
+from alidade.experiments.bands import Contrast
+from alidade.experiments.experiment import LEARNING_RATE, AnyNetwork, Experiment, Network, Settings, planned
+from alidade.experiments.plateau import plateau_claims
+from alidade.experiments.probing import evaluation, lines, random_lines, theorem
 
-LEARNING_RATE = 0.1
-
-#: id, where the paper shows it, what is compared, and its words.
-_COMPARED = (
-    ("loss_band", "Fig. 4a", BandSeries("loss", "width"), "width of the loss band"),
-    ("gradient_band", "Fig. 4b", BandSeries("gradient_distance", "max"), "largest gradient distance"),
-    ("effective_smoothness", "Fig. 4c", BandSeries("effective_smoothness", "max"), "largest effective smoothness"),
-)
 _SAYS = {
-    "loss_band": "the loss varies far less along the gradient with BatchNorm; plotted mean widths 1.54 and 0.25",
-    "gradient_band": "gradients change less: by close to two orders of magnitude (text), at most 10 x (plot)",
-    "effective_smoothness": "the effective beta-smoothness is much lower; late in training the plot shows 20 for both",
+    "loss_band": "Fig. 4a: the loss varies far less along the gradient with BatchNorm; mean widths 1.54 and 0.25",
+    "gradient_band": "Fig. 4b: gradients change less: by close to two orders of magnitude (text), at most 10 x (plot)",
+    "effective_smoothness": "Fig. 4c: the effective beta-smoothness is much lower; late in training 20 for both",
 }
+_RANDOM = "Section 3.1: along random directions the landscape behaves similarly (no figure)"
+
+
+def _random(id_: str, series: BandSeries, words: str) -> Claim:
+    return Claim(
+        id=id_,
+        experiment="landscape",
+        paper=_RANDOM,
+        hypothesis=f"without BatchNorm the {words} along a random direction is larger than with it",
+        statistic=f"ratio none / batch of the {words} along a random direction as long as the gradient",
+        threshold=1.0,
+        per_seed=partial(_if_measured, series),
+    )
+
+
+def _if_measured(series: BandSeries, runs: Runs) -> Seeds:
+    """No run bears on the claim where none was probed along random directions."""
+    if all(runs.rows(run).filter(pl.col("quantity") == series.quantity).is_empty() for run in runs.specs):
+        return Seeds({}, ())
+    value, missing = band_log_ratio(series, equal_loss=False), "fewer than half of the probes are finite in both runs"
+    return paired(runs, "none", "batch", LEARNING_RATE, value, missing)
 
 
 def _claims() -> tuple[Claim, ...]:
-    return tuple(
-        _claim(id_, figure, series, words, relative, equal_loss)
-        for id_, figure, series, words in _COMPARED
-        for relative in (False, True)
-        for equal_loss in (False, True)
+    contrast = Contrast("landscape", "none", "batch", LEARNING_RATE)
+    return (
+        *(claim for band, says in _SAYS.items() for claim in contrast.forms(band, band, says)),
+        _random("loss_band_random", BandSeries("random_loss", "width"), "width of the loss band"),
+        _random("gradient_band_random", BandSeries("random_gradient_distance", "max"), "largest gradient distance"),
+        *plateau_claims("landscape", "batch", LEARNING_RATE),
+        *plateau_claims("landscape", "none", LEARNING_RATE, "_none"),
     )
 
 
-def _claim(id_: str, figure: str, series: BandSeries, words: str, relative: bool, equal_loss: bool) -> Claim:
-    twin = BandSeries(f"relative_{series.quantity}", series.reduce) if relative else series
-    coordinates = "relative steps of 0.01 to 0.3" if relative else "steps of 1/2 to 4 learning rates"
-    where = "at equal training loss" if equal_loss else "mean over training after the first tenth"
-    missing = (
-        "no loss that both runs visit with 5 probes each"
-        if equal_loss
-        else "fewer than half of the probes are finite in both runs"
-    )
-    ending = "_equal_loss" if equal_loss else ""
-    return Claim(
-        id=id_ + ("_scale_free" if relative else "") + ending,
-        twin="" if relative else f"{id_}_scale_free{ending}",
-        experiment="landscape",
-        paper=f"{figure}: {_SAYS[id_]}",
-        hypothesis=f"without BatchNorm the {words} over {coordinates} is larger than with it, {where}",
-        statistic=f"ratio none / batch of the {words} ({coordinates}; {where})",
-        threshold=1.0,
-        per_seed=partial(
-            paired,
-            first="none",
-            second="batch",
-            learning_rate=LEARNING_RATE,
-            value=band_log_ratio(twin, equal_loss),
-            missing=missing,
-        ),
-    )
+def _probes(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
+    looks = (evaluation, lines, random_lines, theorem)
+    return tuple(probe for look in looks for probe in look(settings, network))
 
 
 def _runs(settings: Settings) -> list[PlannedRun]:
-    return planned(settings, ("none", "batch"), LEARNING_RATE, with_lines=True)
+    return planned(settings, (Network("none"), Network("batch")), _probes)
+
+
+def _probes_of_the_demo(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
+    return tuple(probe for look in (evaluation, lines, theorem) for probe in look(settings, network))
+
+
+def _runs_of_the_demo(settings: Settings) -> list[PlannedRun]:
+    return planned(settings, (Network("none"), Network("batch")), _probes_of_the_demo)
 
 
 EXPERIMENT = Experiment(
@@ -74,3 +79,6 @@ EXPERIMENT = Experiment(
     runs=_runs,
     claims=_claims(),
 )
+
+#: The part of the experiment that fits into the demo's time.
+IN_THE_DEMO = replace(EXPERIMENT, runs=_runs_of_the_demo)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from alidade.landscape.isolation import RandomState
+from alidade.landscape.batches import Supply
+from alidade.landscape.isolation import Attributes
+from alidade.landscape.randomness import RandomState
 
 
 class AutocastState(NamedTuple):
@@ -37,7 +40,8 @@ class Conditions:
     """What a forward pass depends on beside parameters and batch.
 
     ``randomness`` holds when the loss function is called and ``at_forward``, where it is known, when the model
-    is: between the two a training loop may draw numbers of its own. None for modes or buffers: as they are live.
+    is: between the two a training loop may draw numbers of its own. ``attributes`` are those of the modules, with
+    what is in their lists and plain tensors. None for modes, buffers or attributes: as they are live.
     """
 
     randomness: RandomState
@@ -45,6 +49,7 @@ class Conditions:
     at_forward: RandomState | None = None
     modes: Mapping[nn.Module, bool] | None = None
     buffers: Mapping[str, Tensor] | None = None
+    attributes: Attributes | None = None
 
     @contextmanager
     def replayed(self, model: nn.Module) -> Iterator[None]:
@@ -52,6 +57,9 @@ class Conditions:
 
         To be entered inside ``isolated``, which puts back what is changed here.
         """
+        if self.attributes is not None:
+            self.attributes.put_back()
+            self.attributes.silence()
         with ExitStack() as stack:
             for state in self.autocast:
                 # The cache of cast weights would outlive the leaves that it was filled from.
@@ -78,6 +86,26 @@ class _Once:
         if self._state is not None:
             self._state.install()
             self._state = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One (micro-)batch of a step, the conditions of its forward pass, and the factor of its loss in the sum."""
+
+    batch: Any
+    conditions: Conditions
+    weight: float = 1.0
+
+    @cached_property
+    def supply(self) -> Supply:
+        """The batch for evaluations, one after the other."""
+        return Supply(self.batch)
+
+    @contextmanager
+    def replayed(self, model: nn.Module) -> Iterator[None]:
+        """The conditions, to be entered inside ``isolated``; the batch's tensors are put back on leaving."""
+        with self.supply.restored(), self.conditions.replayed(model):
+            yield
 
 
 def conditions_now(model: nn.Module) -> Conditions:

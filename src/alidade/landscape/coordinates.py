@@ -17,8 +17,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alidade.core.errors import CallError, RefusedError
+from alidade.core.errors import CallError, RefusedError, brief
 from alidade.landscape.isolation import public_name
+from alidade.landscape.roles import roles
 
 #: Elements that are copied to float64 at a time.
 PIECE_ELEMENTS = 1 << 18
@@ -130,12 +131,15 @@ def coordinates_named(name: str, model: nn.Module, parameters: Mapping[str, Tens
         CallError: another name.
         RefusedError: relative, and no filter can move (no weight of two or more dimensions with a norm above 0).
     """
+    if not isinstance(name, str) or name not in ("raw", "relative"):
+        raise CallError(f"coordinates: expected 'raw' or 'relative', got {brief(name)}")
     if name == "raw":
         return Coordinates("raw")
-    if name != "relative":
-        raise CallError(f"coordinates: expected 'raw' or 'relative', got {name!r}")
-    transposed = _transposed_convolutions(model)
-    norms = {name: _filter_norms(value, transposed.get(name, 0)) for name, value in parameters.items()}
+    transposed, role = _transposed_convolutions(model), roles(model)
+    norms = {
+        name: _filter_norms(value, transposed.get(name, 0)) if role[name] == "weight" else _at_rest(value)
+        for name, value in parameters.items()
+    }
     filters = sum(int((norm > 0).sum()) for norm in norms.values())
     if filters == 0:
         raise RefusedError("coordinates='relative': expected a nonzero weight of two or more dimensions, got none")
@@ -164,16 +168,18 @@ def _filter_norms(weight: Tensor, groups: int) -> Tensor:
     Axis 0 counts output units. In a transposed convolution (``groups`` > 0) axis 0 counts inputs and the
     output units are (group, axis 1), so the weight is seen as (groups, inputs, outputs, ...).
     """
-    if weight.ndim < 2:
-        return weight.new_zeros((), dtype=torch.float64)
     if groups == 0:
         return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True, dtype=torch.float64)
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     return torch.linalg.vector_norm(grouped, dim=(1, *range(3, grouped.ndim)), keepdim=True, dtype=torch.float64)
 
 
+def _at_rest(parameter: Tensor) -> Tensor:
+    return parameter.new_zeros((), dtype=torch.float64)
+
+
 def _as_factor(norms: Tensor, weight: Tensor, groups: int) -> Tensor:
-    if groups == 0:
+    if groups == 0 or norms.ndim == 0:
         return norms
     inputs = weight.shape[0] // groups
     return norms.expand(groups, inputs, *norms.shape[2:]).reshape(weight.shape[0], *norms.shape[2:])

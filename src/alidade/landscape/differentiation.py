@@ -6,19 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from alidade.core.errors import CallError, RefusedError
+from alidade.core.errors import CallError, RefusedError, brief
 
 Tensors = dict[str, Tensor]
 _REENTRANT = (
     "checkpoint: expected use_reentrant=False where a graph of gradients is needed, got reentrant checkpointing, "
     "which hides its parameters from autograd.grad"
 )
+_INDEPENDENT = "loss_fn: expected a loss that depends on the parameters, got one that none of them enters"
 
 
 class ReentrantError(RefusedError):
@@ -40,7 +41,7 @@ def gradients_of(loss: Tensor, leaves: Sequence[Tensor], create_graph: bool = Fa
             raise ReentrantError(_REENTRANT) from error
         raise
     if any(gradient is None for gradient in found) and any(
-        "CheckpointFunction" in node.name() for node in _nodes(loss)
+        "CheckpointFunction" in node.name() for node in nodes_behind(loss)
     ):
         raise ReentrantError(_REENTRANT)
     return found
@@ -56,7 +57,7 @@ def gradients_through_backward(loss: Tensor, leaves: Sequence[Tensor]) -> list[T
 @contextmanager
 def _grads_of_others_kept(loss: Tensor, ours: Sequence[Tensor]) -> Iterator[None]:
     own, others = set(map(id, ours)), {}
-    for node in _nodes(loss):
+    for node in nodes_behind(loss):
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in own:
             others[leaf] = leaf.grad
@@ -68,7 +69,7 @@ def _grads_of_others_kept(loss: Tensor, ours: Sequence[Tensor]) -> Iterator[None
             leaf.grad = grad
 
 
-def _nodes(loss: Tensor) -> Iterator[torch.autograd.graph.Node]:
+def nodes_behind(loss: Tensor) -> Iterator[torch.autograd.graph.Node]:
     """Every node of the graph behind a loss, once."""
     seen: set[torch.autograd.graph.Node] = set()
     todo = [loss.grad_fn]
@@ -78,6 +79,19 @@ def _nodes(loss: Tensor) -> Iterator[torch.autograd.graph.Node]:
             seen.add(node)
             todo += [function for function, _ in node.next_functions]
             yield node
+
+
+def require_dependence(loss: Tensor, leaves: Tensors) -> None:
+    """Refuse a loss in whose graph none of the leaves is; what reentrant checkpointing hides counts as one.
+
+    Raises:
+        CallError: as from :func:`named_gradients`, without a backward pass.
+    """
+    ours = set(map(id, leaves.values()))
+    if not any(
+        id(getattr(n, "variable", None)) in ours or "CheckpointFunction" in n.name() for n in nodes_behind(loss)
+    ):
+        raise CallError(_INDEPENDENT)
 
 
 def named_gradients(
@@ -90,7 +104,7 @@ def named_gradients(
     ours = list(leaves.values())
     found = gradients_through_backward(loss, ours) if accumulate else gradients_of(loss, ours, create_graph)
     if not second and all(gradient is None for gradient in found):
-        raise CallError("loss_fn: expected a loss that depends on the parameters, got one that none of them enters")
+        raise CallError(_INDEPENDENT)
     return {
         name: torch.zeros_like(leaf) if gradient is None else gradient.to_dense() if gradient.is_sparse else gradient
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
@@ -110,3 +124,31 @@ def summed_by_name(parts: Sequence[Tensors]) -> Tensors:
 def zeros_like_all(leaves: Tensors) -> Tensors:
     """Zeros of the same shapes."""
     return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+
+
+def check_like(parameters: Tensors, v: Mapping[str, Tensor]) -> None:
+    """Refuse a dictionary that does not hold exactly one tensor of the right shape per parameter."""
+    if not isinstance(v, Mapping) or not all(isinstance(tensor, Tensor) for tensor in v.values()):
+        raise CallError(f"direction: expected a dict with one tensor per trainable parameter, got {brief(v)}")
+    if set(v) != set(parameters):
+        missing, unknown = sorted(set(parameters) - set(v)), sorted(set(v) - set(parameters))
+        raise CallError(
+            f"direction: expected one tensor per trainable parameter, missing {missing[:3]}, unknown {unknown[:3]}"
+        )
+    for name, parameter in parameters.items():
+        if v[name].shape != parameter.shape:
+            raise CallError(f"direction[{name!r}]: expected shape {tuple(parameter.shape)}, got {tuple(v[name].shape)}")
+
+
+def once_differentiable(loss: Tensor) -> str | None:
+    """The name of a function behind the loss whose gradient has no derivative of its own; None where there is none.
+
+    Such a function raises in double backward only where the gradient that reaches it depends on the parameters; below
+    layers that are all linear it makes second derivatives look like 0.
+    """
+    for node in nodes_behind(loss):
+        function = getattr(node, "_forward_cls", None)
+        backward = getattr(function, "backward", None)
+        if hasattr(backward, "__wrapped__") and backward.__globals__.get("__name__") == "torch.autograd.function":
+            return str(function.__name__)
+    return None

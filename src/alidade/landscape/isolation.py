@@ -8,23 +8,30 @@ What a forward pass itself may change is restored: random states, module attribu
 from __future__ import annotations
 
 import operator
-import random
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from alidade.core.errors import CallError, brief
+from alidade.landscape.contents import Contents
+from alidade.landscape.randomness import RandomState
 
 T = TypeVar("T")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The network inside DataParallel, DistributedDataParallel and ``torch.compile`` wrappers."""
+    if not isinstance(model, nn.Module):
+        raise CallError(f"model: expected a torch.nn.Module, got {brief(model)}")
     while True:
+        if isinstance(model, torch.jit.ScriptModule):  # its dictionaries are not plain (docs/decisions/0004)
+            raise CallError("model: expected plain modules, got a scripted one; use the one it was made of")
         inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
@@ -42,80 +49,11 @@ def public_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
-class RandomState:
-    """The random states of CPU, CUDA, Python and NumPy, and of the generators that the modules keep."""
-
-    def __init__(self, model: nn.Module, generators: Sequence[Any] | None = None) -> None:
-        self._generators = list(_own_generators(model)) if generators is None else generators
-        self._own = [_read(generator) for generator in self._generators]
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        self._python = random.getstate()
-        self._numpy = np.random.get_state()
-
-    def now(self, model: nn.Module) -> RandomState:
-        """The present state of the same generators, found without another search through the modules."""
-        return RandomState(model, self._generators)
-
-    def same_as(self, other: RandomState) -> bool:
-        """Whether no number was drawn between the two states."""
-        mine, theirs = ((s._cpu, s._cuda, s._numpy, s._own) for s in (self, other))
-        return self._python == other._python and _equal(mine, theirs)
-
-    def install(self) -> None:
-        """Make this state the current one."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state_all(self._cuda)
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
-        for generator, state in zip(self._generators, self._own, strict=True):
-            _write(generator, state)
-
-
-def _own_generators(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        for value in vars(module).values():
-            # by type first: isinstance against torch.Generator is slow, and most attributes are plain
-            if type(value) not in _PLAIN and isinstance(value, torch.Generator | np.random.Generator | random.Random):
-                yield value
-
-
-_PLAIN = frozenset({bool, int, float, str, tuple, dict, OrderedDict, set, list, type(None)})
-
-
-def _read(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    return generator.bit_generator.state
-
-
-def _write(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.bit_generator.state = state
-
-
-def _equal(first: Any, second: Any) -> bool:
-    """Equality of nested states whose leaves may be tensors and arrays."""
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, np.ndarray):
-        return np.array_equal(first, second)
-    if isinstance(first, dict):
-        return all(_equal(value, second[key]) for key, value in first.items())
-    if isinstance(first, tuple | list):
-        return all(map(_equal, first, second))
-    return bool(first == second)
-
-
 #: Dictionaries of a module that hold its members; a forward pass may rebind entries of them.
 _MEMBERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+
+#: Hooks on a module's gradients: they may rewrite them, and the objective's gradient is that of its loss.
+_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 
 
 class Places:
@@ -149,6 +87,7 @@ class _Place(NamedTuple):
     members: dict[str, Any]
     key: str
     name: str
+    public: str
 
 
 def _places(named: Mapping[str, nn.Module], kind: str) -> Iterator[_Place]:
@@ -157,37 +96,125 @@ def _places(named: Mapping[str, nn.Module], kind: str) -> Iterator[_Place]:
         for key, tensor in vars(module)[kind].items():
             if tensor is not None:
                 name = first.setdefault(id(tensor), f"{prefix}.{key}".lstrip("."))
-                yield _Place(vars(module)[kind], key, name)
+                yield _Place(vars(module)[kind], key, name, public_name(name))
 
 
 @contextmanager
-def isolated(model: nn.Module, randomness: RandomState | None = None, places: Places | None = None) -> Iterator[None]:
+def isolated(
+    model: nn.Module, randomness: RandomState | None = None, places: Places | None = None
+) -> Iterator[Attributes]:
     """On leaving, also by an exception or Ctrl-C, random states and module attributes are what they were.
 
     ``randomness`` is installed on entering. Attributes (train/eval mode among them) are restored by identity:
     a tensor that a forward pass caches on a module is replaced by what was there before.
     """
     before = RandomState(model) if randomness is None else randomness.now(model)
-    modules = model.modules() if places is None else places.modules
-    attributes = [(vars(module), dict(vars(module))) for module in modules]
-    members = [(now[name], dict(now[name])) for now, _ in attributes for name in _MEMBERS]
+    attributes = Attributes(model.modules() if places is None else places.modules)
     try:
         if randomness is not None:
             randomness.install()
-        with _uncompiled():
-            yield
+        attributes.silence()
+        with _uncompiled(), _global_hooks_silenced():
+            yield attributes
     finally:
-        for now, then in members + attributes:
-            if not _same(now, then):
-                for key in now.keys() - then.keys():
-                    del now[key]
-                now.update(then)
+        attributes.put_back()
         before.install()
 
 
+class Isolation:
+    """``isolated`` for evaluation after evaluation of one model.
+
+    Inside ``held`` nothing but the evaluations may touch the model: what they are to leave alone is then looked up
+    once, before the first of them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._places = Places(model)
+        self._held: Attributes | None = None
+
+    def places(self) -> Places:
+        """Where parameters and buffers are now; found again when the network's structure has changed."""
+        if self._held is None and not self._places.still_hold():
+            self._places = Places(self._model)
+        return self._places
+
+    @contextmanager
+    def held(self, randomness: RandomState) -> Iterator[None]:
+        """Between the evaluations inside, attributes are put back; at the end the random states are, too."""
+        if self._held is not None:
+            yield
+            return
+        with isolated(self._model, randomness, self.places()) as attributes:
+            try:
+                self._held = attributes
+                yield
+            finally:
+                self._held = None
+
+    @contextmanager
+    def evaluation(self, randomness: RandomState) -> Iterator[Places]:
+        """One evaluation, with given random numbers; gives where parameters and buffers are."""
+        places, held = self.places(), self._held
+        if held is None:
+            with isolated(self._model, randomness, places):
+                yield places
+            return
+        try:
+            held.silence()
+            randomness.install()
+            yield places
+        finally:
+            held.put_back()
+
+
+class Attributes:
+    """The attributes of some modules, and the members that they hold, at one moment."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        attributes = [vars(module) for module in modules]
+        members = [now[name] for now in attributes for name in _MEMBERS]
+        self._dictionaries = members + attributes
+        self._then = [dict(now) for now in self._dictionaries]
+        # The dictionary itself comes before its keys and values: so nothing can move from one to another unseen.
+        self._live: list[Iterable[Any]] = [part for now in self._dictionaries for part in ((now,), now, now.values())]
+        self._flat = list(chain.from_iterable(self._live))
+        self._contents = Contents(attributes)
+        self._hooked = [now for now in attributes if any(now[name] for name in _BACKWARD)]
+
+    def silence(self) -> None:
+        """Until attributes are put back, no backward hook of these modules acts: it is no part of the objective."""
+        for now in self._hooked:
+            now.update((name, OrderedDict()) for name in _BACKWARD)
+
+    def put_back(self) -> None:
+        """Objects are compared by identity and by what is in them; mostly nothing has changed: that is asked first."""
+        self._contents.put_back()
+        now = list(chain.from_iterable(self._live))
+        if len(now) == len(self._flat) and all(map(operator.is_, now, self._flat)):
+            return
+        for current, then in zip(self._dictionaries, self._then, strict=True):
+            if not _same(current, then):
+                for key in current.keys() - then.keys():
+                    del current[key]
+                current.update(then)
+
+
 def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    """The same keys in the same order with the same objects; tensors are not compared by value."""
+    """The same keys in the same order with the same objects."""
     return now.keys() == then.keys() and all(map(operator.is_, now.values(), then.values()))
+
+
+@contextmanager
+def _global_hooks_silenced() -> Iterator[None]:
+    """Backward hooks registered for every module there is do not act inside."""
+    home = vars(torch.nn.modules.module)
+    then = {name: home[f"_global{name}"] for name in _BACKWARD}
+    try:
+        home.update((f"_global{name}", OrderedDict()) for name in _BACKWARD)
+        yield
+    finally:
+        home.update((f"_global{name}", hooks) for name, hooks in then.items())
 
 
 @contextmanager

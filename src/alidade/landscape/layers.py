@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.landscape.isolation import public_name
 from alidade.landscape.watch import Watch
 
@@ -97,13 +97,13 @@ def groups_named(layers: Layers, wanted: Any) -> Groups:
     if wanted is None:
         return [(layer, frozenset([layer])) for layer in layers.trainable]
     if isinstance(wanted, str) or not isinstance(wanted, Mapping | Sequence) or not wanted:
-        raise CallError(f"layers: expected a non-empty list of names or of groups, or a dictionary, got {wanted!r}")
+        raise CallError(f"layers: expected a non-empty list of names or groups, or a dictionary, got {brief(wanted)}")
     entries = wanted.items() if isinstance(wanted, Mapping) else [(None, entry) for entry in wanted]
     groups: list[tuple[str, frozenset[str]]] = []
     for label, entry in entries:
         names = [entry] if isinstance(entry, str) else entry
         if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
-            raise CallError(f"layers: expected a name or a non-empty list of names in each place, got {entry!r}")
+            raise CallError(f"layers: expected a name or a non-empty list of names in each place, got {brief(entry)}")
         label = "+".join(names) if label is None else str(label)
         groups.append((label, frozenset().union(*(_resolved(layers, name) for name in names))))
     return groups

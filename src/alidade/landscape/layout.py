@@ -25,12 +25,11 @@ class Layout:
         for tensor in like.values():
             self._sizes += [tensor.numel(), -tensor.numel() % step]
 
-    @classmethod
-    def of(cls, like: Mapping[str, Tensor]) -> Layout | None:
-        """A layout, or None where the tensors are many, or of several dtypes or devices."""
+    @staticmethod
+    def fits(like: Mapping[str, Tensor]) -> bool:
+        """Whether the elements are few enough, and of one dtype on one device."""
         kinds = {(tensor.dtype, tensor.device) for tensor in like.values()}
-        small = sum(tensor.numel() for tensor in like.values()) <= MOST_ELEMENTS
-        return cls(like) if small and len(kinds) == 1 else None
+        return sum(tensor.numel() for tensor in like.values()) <= MOST_ELEMENTS and len(kinds) == 1
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The tensors as one vector, in their own precision."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from alidade.core.errors import AlidadeError, CallError, RefusedError
 from alidade.core.records import Statistics
+from alidade.landscape.conditions import Part
 from alidade.landscape.differentiation import ReentrantError, gradients_of, gradients_through_backward
 from alidade.landscape.isolation import call_at, isolated
 from alidade.landscape.layers import Layers, layers_seen
 from alidade.landscape.loss import LossFunction, as_scalar
-from alidade.landscape.objective import Part
 from alidade.landscape.prefix import PrefixCache
 from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
 from alidade.landscape.watch import Watch
@@ -166,7 +166,7 @@ class Mixtures:
         return self._at(updated, lambda model, leaves: self._evaluated(model).detach())
 
     def _evaluated(self, model: nn.Module) -> Tensor:
-        loss = as_scalar(self._loss_fn(model, self._part.batch))
+        loss = as_scalar(self._loss_fn(model, self._part.supply.fresh()))
         return loss if self._part.weight == 1 else self._part.weight * loss
 
     def _differentiated(self, loss: Tensor, leaves: list[Tensor]) -> list[Tensor | None]:
@@ -186,7 +186,7 @@ class Mixtures:
             leaves: Tensors = {
                 name: nn.Parameter(mixed.pop(name).detach(), p.requires_grad) for name, p in live.items()
             }
-            with isolated(model, conditions.randomness), conditions.replayed(model), _one_attention():
+            with isolated(model, conditions.randomness), self._part.replayed(model), _one_attention():
                 switch_statistics(model, self._declared)
                 buffers = {**(conditions.buffers or {}), **mixed}
                 return call_at(model, leaves, lambda model: work(model, leaves), buffers)

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from alidade.core.errors import CallError, RefusedError
+from alidade.core.errors import CallError
 from alidade.core.records import Statistics
-from alidade.landscape.conditions import Conditions, conditions_now
+from alidade.landscape.arguments import check_model, check_tensors
+from alidade.landscape.batches import batch_length, check_batch
+from alidade.landscape.conditions import Part, conditions_now
 from alidade.landscape.differentiation import (
     ReentrantError,
     Tensors,
     named_gradients,
+    require_dependence,
     summed,
     summed_by_name,
     zeros_like_all,
 )
-from alidade.landscape.isolation import Places, call_at, isolated, public_name, unwrap
-from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, first_tensor
+from alidade.landscape.isolation import Isolation, call_at, isolated, unwrap
+from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
 from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
+from alidade.landscape.weight_norm import PlainWeightNorm
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One (micro-)batch of a step, the conditions of its forward pass, and the factor of its loss in the sum."""
-
-    batch: Any
-    conditions: Conditions
-    weight: float = 1.0
 
 
 class Objective:
@@ -106,25 +102,34 @@ class Objective:
     def _build(
         self, model: nn.Module, loss_fn: Any, parts: tuple[Part, ...], statistics: str | None, check: bool
     ) -> None:
+        check_model(model)
+        for part in parts:
+            check_batch(part.batch)
         self.model = model
         self.loss_fn = as_loss_function(loss_fn)
+        self.pair = None if callable(loss_fn) else tuple(loss_fn)  # (forward, criterion), where they came apart
         self.parts = parts
         self._declared = statistics
         self._unchecked = check
         self._accumulate = False  # whether gradients must be taken by .backward()
         self._point: Tensors | None = None
-        self._places = Places(model)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise CallError("model: expected at least one parameter with requires_grad, got none; unfreeze one")
+        self._isolation = Isolation(model)
         check_statistics(model, statistics)
+
+    def moved_to(self, at: Mapping[str, Tensor]) -> Objective:
+        """The same objective standing at other parameters: one tensor per trainable parameter, by public name."""
+        self.check_direction(at)
+        moved = copy(self)
+        moved._point = dict(at)
+        return moved
 
     @property
     def parameters(self) -> Tensors:
         """The trainable parameters as detached tensors that share their storage, by public name."""
         if self._point is not None:
             return dict(self._point)
-        live = {place.name: place.members[place.key] for place in self._present().parameters}
-        return {public_name(name): p.detach() for name, p in live.items() if p.requires_grad}
+        live = {place.public: place.members[place.key] for place in self._isolation.places().parameters}
+        return {name: p.detach() for name, p in live.items() if p.requires_grad}
 
     @property
     def batch(self) -> Any:
@@ -150,13 +155,12 @@ class Objective:
     @property
     def batch_size(self) -> int | None:
         """Length of the first tensor found in a (micro-)batch; None where there is none."""
-        first = first_tensor(self.batch)
-        return None if first is None or first.ndim == 0 else first.shape[0]
+        return batch_length(self.batch)
 
     def value(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """The loss (a detached 0-dimensional Tensor) where the objective stands, or at the tensors ``at``."""
         loss = self._value(at)
-        self._confirm(loss if at is None else None)
+        self.confirm(loss if at is None else None)
         return loss
 
     def gradient(self, at: Mapping[str, Tensor] | None = None) -> Tensors:
@@ -167,7 +171,7 @@ class Objective:
         """Loss and gradient of one forward and backward pass."""
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> tuple[Tensor, Tensors]:
-            loss = self._differentiable_loss(model, part)
+            loss = self.differentiable_loss(model, part)
             return loss.detach(), named_gradients(loss, leaves, accumulate=self._accumulate)
 
         try:
@@ -176,7 +180,7 @@ class Objective:
             self._accumulate = True
             results = self._each(at, work, differentiate=True)
         loss, gradient = summed([loss for loss, _ in results]), summed_by_name([found for _, found in results])
-        self._confirm(loss if at is None else None)
+        self.confirm(loss if at is None else None, differentiated=True)
         return loss, gradient
 
     def hvp(self, v: Mapping[str, Tensor], at: Mapping[str, Tensor] | None = None) -> Tensors:
@@ -187,14 +191,14 @@ class Objective:
         Hessian almost everywhere: it does not see the kinks.
         """
         self.check_direction(v)
-        self._confirm(None)
+        self.confirm(None)
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensors:
-            first = named_gradients(self._differentiable_loss(model, part), leaves, create_graph=True)
+            first = named_gradients(self.differentiable_loss(model, part), leaves, create_graph=True)
             inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
             return named_gradients(inner, leaves, second=True) if inner.requires_grad else zeros_like_all(leaves)
 
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), PlainWeightNorm():
             return summed_by_name(self._each(at, work, differentiate=True))
 
     def inspect(self, work: Callable[[nn.Module], T]) -> list[T]:
@@ -213,34 +217,34 @@ class Objective:
         if len(self.parts) > 1:
             raise CallError(f"objective: expected one batch, got {len(self.parts)} micro-batches; probe without them")
         return self._each(
-            None, lambda model, part, leaves: work(model, lambda m: self._differentiable_loss(m, part)), True
+            None, lambda model, part, leaves: work(model, lambda m: self.differentiable_loss(m, part)), True
         )[0]
+
+    def repeated(self) -> AbstractContextManager[None]:
+        """For probes that evaluate many times: inside, nothing but this objective's evaluations may touch the model."""
+        return self._isolation.held(self.parts[0].conditions.randomness)
 
     def check_direction(self, v: Mapping[str, Tensor]) -> None:
         """Refuse a dictionary that does not hold exactly one tensor of the right shape per trainable parameter."""
-        parameters = self.parameters
-        if set(v) != set(parameters):
-            missing, unknown = sorted(set(parameters) - set(v)), sorted(set(v) - set(parameters))
-            raise CallError(
-                f"direction: expected one tensor per trainable parameter, missing {missing[:3]}, unknown {unknown[:3]}"
-            )
-        for name, parameter in parameters.items():
-            if v[name].shape != parameter.shape:
-                raise CallError(
-                    f"direction[{name!r}]: expected shape {tuple(parameter.shape)}, got {tuple(v[name].shape)}"
-                )
+        check_tensors(self.parameters, v)
 
-    def _value(self, at: Mapping[str, Tensor] | None) -> Tensor:
-        return summed(self._each(at, lambda model, part, leaves: self._loss(model, part).detach()))
+    def _value(self, at: Mapping[str, Tensor] | None, with_graph: bool = False) -> Tensor:
+        """The loss; the graph of its forward pass shows whether it depends on the parameters."""
+
+        def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensor:
+            loss = self.differentiable_loss(model, part) if with_graph else self._loss(model, part)
+            if with_graph:
+                require_dependence(loss, leaves)
+            return loss.detach()
+
+        return summed(self._each(at, work, differentiate=with_graph))
 
     def _loss(self, model: nn.Module, part: Part) -> Tensor:
-        first = first_tensor(part.batch)
-        if first is not None and first.numel() == 0:
-            raise CallError(f"batch: expected at least one example, got a tensor of shape {tuple(first.shape)}")
-        loss = as_scalar(self.loss_fn(model, part.batch))
+        loss = as_scalar(self.loss_fn(model, part.supply.fresh()))
         return loss if part.weight == 1 else part.weight * loss
 
-    def _differentiable_loss(self, model: nn.Module, part: Part) -> Tensor:
+    def differentiable_loss(self, model: nn.Module, part: Part) -> Tensor:
+        """The weighted loss of a (micro-)batch, with its graph; to be called under its conditions."""
         loss = self._loss(model, part)
         if not loss.requires_grad:
             raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
@@ -258,12 +262,6 @@ class Objective:
             point = {name: p.clone() for name, p in self.parameters.items()} if at is None else at
             return [self._at(point, part, work, differentiate) for part in self.parts]
 
-    def _present(self) -> Places:
-        """Where parameters and buffers are now; found again when the network's structure has changed."""
-        if not self._places.still_hold():
-            self._places = Places(self.model)
-        return self._places
-
     def _at(
         self,
         point: Mapping[str, Tensor],
@@ -271,27 +269,29 @@ class Objective:
         work: Callable[[nn.Module, Part, Tensors], T],
         differentiate: bool,
     ) -> T:
-        places = self._present()
         with torch.set_grad_enabled(differentiate):
             # Parameters that ask for gradients, also where none are taken: torch and users' code choose by that.
             leaves: Tensors = {name: nn.Parameter(tensor.detach()) for name, tensor in point.items()}
-            real = {p.name: leaves[public_name(p.name)] for p in places.parameters if public_name(p.name) in leaves}
-            with isolated(self.model, part.conditions.randomness, places), part.conditions.replayed(self.model):
-                switch_statistics(self.model, self._declared)
-                return call_at(
-                    self.model, real, lambda model: work(model, part, leaves), part.conditions.buffers, places
-                )
+            with self.conditions_of(part) as run:
+                found: T = run(leaves, lambda model: work(model, part, leaves))
+                return found
 
-    def _confirm(self, first: Tensor | None) -> None:
+    @contextmanager
+    def conditions_of(self, part: Part) -> Iterator[Callable[[Mapping[str, Tensor], Callable[[nn.Module], Any]], Any]]:
+        """The conditions of a (micro-)batch: inside, ``run(leaves, work)`` is ``work(model)`` at these tensors."""
+        evaluation = self._isolation.evaluation(part.conditions.randomness)
+        with evaluation as places, part.replayed(self.model):
+            switch_statistics(self.model, self._declared)
+
+            def run(leaves: Mapping[str, Tensor], work: Callable[[nn.Module], Any]) -> Any:
+                real = {p.name: leaves[p.public] for p in places.parameters if p.public in leaves}
+                return call_at(self.model, real, work, part.conditions.buffers, places)
+
+            yield run
+
+    def confirm(self, first: Tensor | None, differentiated: bool = False) -> None:
         """Once per objective: the same loss must come out again; ``first`` is one that was computed already."""
-        if not self._unchecked:
-            return
-        first, second = self._value(None) if first is None else first, self._value(None)
-        # Sums on a GPU may be reordered, and a pass without gradients may use other kernels: that is rounding.
-        tolerance = 1e2 * torch.finfo(getattr(torch, self.dtype, torch.float32)).eps
-        if not torch.isclose(first, second, rtol=tolerance, atol=0, equal_nan=True):
-            raise RefusedError(
-                f"objective: expected the same loss twice at the same parameters, got {float(first)!r} and "
-                f"{float(second)!r}; the model or loss_fn keeps state or draws from a generator of its own"
-            )
-        self._unchecked = False
+        if self._unchecked:
+            second = self._value(None, with_graph=not differentiated)
+            require_same(self._value(None) if first is None else first, second, self.dtype)
+            self._unchecked = False

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alidade.landscape.isolation import RandomState
+from alidade.landscape.randomness import RandomState
 from alidade.landscape.watch import replace_forward, tensors_in, versions
 
 _PRIMITIVES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.core.records import Statistics
 
 MODES = (None, "batch", "running")
@@ -42,8 +42,8 @@ def check_statistics(model: nn.Module, statistics: str | None) -> None:
     Raises:
         CallError: with the layer's name and what to do.
     """
-    if statistics not in MODES:
-        raise CallError(f"statistics: expected None, 'batch' or 'running', got {statistics!r}")
+    if not isinstance(statistics, str | None) or statistics not in MODES:
+        raise CallError(f"statistics: expected None, 'batch' or 'running', got {brief(statistics)}")
     if statistics != "running":
         return
     for name, module in model.named_modules():

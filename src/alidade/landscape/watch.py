@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial, update_wrapper
 from typing import Any
@@ -154,11 +154,14 @@ def _depends_on_values(func: Any, result: Any) -> bool:
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[int, int | None]]:
-    """Identity of each attribute, and the length of those that can grow."""
-    return {
-        name: (id(value), len(value) if isinstance(value, list | dict | set) else None)
-        for name, value in vars(module).items()
-    }
+    """Identity of each attribute, the length of those that can grow, the version of tensors."""
+    return {name: (id(value), _progress(value)) for name, value in vars(module).items()}
+
+
+def _progress(value: Any) -> int | None:
+    if isinstance(value, Tensor):
+        return None if value.is_inference() else value._version
+    return len(value) if isinstance(value, list | dict | set | deque) else None
 
 
 def _hooked_inside(module: nn.Module) -> bool:

@@ -1,11 +1,14 @@
-"""Normalization layers: batch normalization, and the paper's noisy one (Algorithm 1)."""
+"""Normalization layers by name, and the paper's noisy BatchNorm (Algorithm 1)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from alidade.core.errors import CallError
+from alidade.nn.lp import LpNorm
 
 _BATCH_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -62,11 +65,69 @@ class NoisyBatchNorm(nn.Sequential):
         super().__init__(norm("batch", features, dims), UnitNoise(features))
 
 
+class GroupRMSNorm(nn.GroupNorm):
+    r"""Each sample divided by the root of its mean square over channels and positions, times a gain per channel.
+
+    :math:`z = \gamma y / \sqrt{\frac1n \sum y^2 + \epsilon}` (Zhang & Sennrich 2019) for images: a
+    ``nn.GroupNorm`` with one group, without centring and without shift. Shapes: (batch, features, ...) in and out.
+    """
+
+    def __init__(self, features: int, eps: float = 1e-5) -> None:
+        super().__init__(1, features, eps)
+        self.register_parameter("bias", None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Scale every sample."""
+        square = input.square().mean(tuple(range(1, input.ndim)), keepdim=True)
+        gain = self.weight.view(1, -1, *(1,) * (input.ndim - 2))
+        return input * (square + self.eps).rsqrt() * gain
+
+
+def groups_of(features: int) -> int:
+    """Number of groups of "group": the most that divide the channels, at most 32, with two channels or more in each.
+
+    Wu & He (2018) use 32. A group of one channel would be instance normalization.
+
+    >>> [groups_of(features) for features in (512, 64, 48, 8, 7)]
+    [32, 32, 24, 4, 1]
+    """
+    return max(groups for groups in range(1, max(1, min(32, features // 2)) + 1) if features % groups == 0)
+
+
+_NORMS: dict[str, Callable[[int, int], nn.Module]] = {
+    "none": lambda features, dims: nn.Identity(),
+    "batch": lambda features, dims: _BATCH_NORMS[dims](features),
+    "noisy": lambda features, dims: NoisyBatchNorm(features, dims),
+    "noise": lambda features, dims: UnitNoise(features),
+    "l1": lambda features, dims: LpNorm(1, features),
+    "l2": lambda features, dims: LpNorm(2, features),
+    "linf": lambda features, dims: LpNorm("inf", features),
+    "layer": lambda features, dims: nn.LayerNorm(features) if dims == 1 else nn.GroupNorm(1, features),
+    "group": lambda features, dims: nn.GroupNorm(groups_of(features), features),
+    "rms": lambda features, dims: nn.RMSNorm(features, eps=1e-5) if dims == 1 else GroupRMSNorm(features),
+}
+
+#: Norms that subtract each unit's mean, and with it the bias of the layer before them.
+CENTRING = frozenset({"batch", "noisy", "l1", "l2", "linf"})
+
+
 def norm(name: str, features: int, dims: int = 2) -> nn.Module:
-    """A normalization layer by name: "none", "batch" or "noisy".
+    """A normalization layer by name.
+
+    ======== =======================================================================================================
+    none     the identity
+    batch    batch normalization (Ioffe & Szegedy 2015)
+    noisy    the same with noise behind it, :class:`NoisyBatchNorm`
+    noise    the noise alone, :class:`UnitNoise`: the paper's control
+    l1, l2,  :class:`~alidade.nn.lp.LpNorm`
+    linf
+    layer    over the features of each sample; in images over channels and positions, with gain and shift per channel
+    group    ``nn.GroupNorm`` with at most 32 groups, see :func:`groups_of`
+    rms      as "layer", without centring and shift
+    ======== =======================================================================================================
 
     Args:
-        name: "none" is the identity.
+        name: one of these.
         features: number of units (channels).
         dims: 1 for (batch, features), 2 for images, 3 for volumes, as in ``nn.BatchNorm1d`` and its kin.
 
@@ -79,10 +140,6 @@ def norm(name: str, features: int, dims: int = 2) -> nn.Module:
     """
     if dims not in _BATCH_NORMS:
         raise CallError(f"dims: expected one of {sorted(_BATCH_NORMS)}, got {dims!r}")
-    if name == "none":
-        return nn.Identity()
-    if name == "batch":
-        return _BATCH_NORMS[dims](features)
-    if name == "noisy":
-        return NoisyBatchNorm(features, dims)
-    raise CallError(f"norm: expected one of 'none', 'batch', 'noisy', got {name!r}")
+    if name not in _NORMS:
+        raise CallError(f"norm: expected one of {', '.join(map(repr, _NORMS))}, got {name!r}")
+    return _NORMS[name](features, dims)

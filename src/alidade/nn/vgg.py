@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from alidade.core.errors import CallError
+from alidade.nn.norm import CENTRING
 from alidade.nn.norm import norm as make_norm
+from alidade.nn.weights import initialize
 
-#: Channels of the convolutions; "M" halves the image. 8 convolutions are VGG-11's, 13 are VGG-16's.
+#: Channels of the convolutions; "M" halves the image. These are the convolutions of VGG-11, 13, 16 and 19.
 PLANS: dict[int, tuple[int | str, ...]] = {
     8: (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
+    10: (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
     13: (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"),
+    16: (64, 64, "M", 128, 128, "M", *(256,) * 4, "M", *(512,) * 4, "M", *(512,) * 4, "M"),
 }
 
 
@@ -39,13 +42,14 @@ def vgg(
     in_channels: int = 3,
     classes: int = 10,
 ) -> VGG:
-    """A VGG with 8 or 13 convolutions, initialized from torch's global random state.
+    """A VGG with 8, 10, 13 or 16 convolutions, initialized from torch's global random state.
 
     Args:
-        conv_layers: 8 (VGG-11's plan) or 13 (VGG-16's; the paper plots layer 13, so it had at least as many).
+        conv_layers: 8, 10, 13 or 16, the plans of VGG-11, 13, 16 and 19. The paper plots layer 13, so it had at
+            least as many.
         width: factor on the channels 64, 128, 256, 512.
-        norm: see :func:`alidade.nn.norm.norm`; it stands between convolution and ReLU. A convolution before a
-            norm has no bias, which the norm would subtract again.
+        norm: see :func:`alidade.nn.norm.norm`; it stands between convolution and ReLU. A convolution has no
+            bias where the norm would subtract it again.
         init: "he" (He et al. 2015) or "glorot" (Glorot & Bengio 2010; the paper's). Biases start at 0.
         in_channels: of the images.
         classes: number of logits.
@@ -65,29 +69,10 @@ def vgg(
             features.add_module(f"pool{number}", nn.MaxPool2d(2))
             continue
         out, number = max(1, round(entry * width)), number + 1
-        features.add_module(f"conv{number}", nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none"))
+        features.add_module(f"conv{number}", nn.Conv2d(channels, out, 3, padding=1, bias=norm not in CENTRING))
         features.add_module(f"norm{number}", make_norm(norm, out))
         features.add_module(f"relu{number}", nn.ReLU())
         channels = out
     network = VGG(features, nn.Linear(channels, classes))
     initialize(network, init)
     return network
-
-
-def initialize(network: nn.Module, init: str) -> None:
-    """Draw the weights of convolutions and linear layers anew; biases become 0.
-
-    "he": variance 2 / fan_in before a ReLU, 1 / fan_in in the linear head. "glorot": 2 / (fan_in + fan_out).
-    """
-    if init not in ("he", "glorot"):
-        raise CallError(f"init: expected 'he' or 'glorot', got {init!r}")
-    for module in network.modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        if init == "glorot":
-            nn.init.xavier_uniform_(module.weight)
-        else:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if isinstance(module, nn.Conv2d) else "linear")
-        if module.bias is not None:
-            with torch.no_grad():
-                module.bias.zero_()

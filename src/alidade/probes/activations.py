@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alidade.core.activations import ActivationStatistics, LayerActivations
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.core.records import Floats, Provenance
 from alidade.core.sketch import Histogram, Moments
 from alidade.landscape.isolation import public_name
@@ -91,8 +91,8 @@ def activations_of(objective: Objective, layers: Sequence[str] | None = None) ->
     Cost: one forward pass. Arguments, results and errors are those of :func:`activation_statistics`.
     """
     watched = _modules_named(objective.model, layers)
-    parts = iter(objective.parts)
-    found = objective.inspect(lambda model: _observe(objective, model, next(parts).batch, watched, layers is not None))
+    batches = (part.supply.fresh() for part in objective.parts)
+    found = objective.inspect(lambda model: _observe(objective, model, next(batches), watched, layers is not None))
     provenance = Provenance(objective.statistics, objective.dtype, objective.batch_size)
     return reduce(ActivationStatistics.merge, (ActivationStatistics(layers, provenance) for layers in found))
 
@@ -134,7 +134,7 @@ def _modules_named(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
     if layers is None:
         return owners
     if isinstance(layers, str) or not len(layers):
-        raise CallError(f"layers: expected None or a non-empty list of names of modules, got {layers!r}")
+        raise CallError(f"layers: expected None or a non-empty list of names of modules, got {brief(layers)}")
     wanted = [public_name(name) or ROOT for name in layers]
     unknown = [name for name in wanted if name not in modules]
     if unknown:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from alidade.core.errors import CallError, brief
 
 #: A probe's cost is the largest of its last few: on a busy machine the last one alone is often too small.
 REMEMBERED_COSTS = 5
@@ -20,6 +24,9 @@ class Budget:
     A probe starts only when the seconds of its last run (the longest of its last five) are in the bucket. Its first
     run has no known cost: it starts at once and what it took is paid back before anything else starts.
 
+    Raises:
+        CallError: a share that is not above 0 and up to 1.
+
     >>> seconds = iter([0.0, 0.0, 10.0, 100.0])
     >>> budget = Budget(0.1, clock=lambda: next(seconds))
     >>> budget.affordable(["profile"])  # at 0 s, its cost unknown
@@ -32,6 +39,9 @@ class Budget:
     """
 
     def __init__(self, share: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        number = isinstance(share, Real) and not isinstance(share, bool)
+        if share is not None and not (number and 0 < share <= 1):
+            raise CallError(f"budget: expected a share above 0 and up to 1, or None, got {brief(share)}")
         self._share, self._clock = share, clock
         self._began = clock()
         self._costs: dict[str, deque[float]] = {}
@@ -60,6 +70,18 @@ class Budget:
         self.spent += seconds
         self._costs.setdefault(probe, deque(maxlen=REMEMBERED_COSTS)).append(seconds)
         self._turns[probe] = 1 + max(self._turns.values(), default=0)
+
+    def state(self) -> dict[str, Any]:
+        """What a training that goes on from a checkpoint needs, in plain numbers."""
+        costs = {probe: list(seconds) for probe, seconds in self._costs.items()}
+        return {"training": self.training_seconds, "spent": self.spent, "costs": costs, "turns": dict(self._turns)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state: the bucket is as full, and costs are known."""
+        self.spent = state["spent"]
+        self._began = self._clock() - state["training"] - self.spent
+        self._costs = {probe: deque(seconds, REMEMBERED_COSTS) for probe, seconds in state["costs"].items()}
+        self._turns = dict(state["turns"])
 
     def _cost(self, probe: str) -> float:
         return max(self._costs.get(probe, ()), default=0.0)

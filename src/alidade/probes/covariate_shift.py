@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, CovariateShift, Provenance
-from alidade.landscape.conditions import conditions_now
+from alidade.landscape.conditions import Part, conditions_now
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.layers import Groups, Layers, groups_named
 from alidade.landscape.loss import as_loss_function
 from alidade.landscape.mixtures import Mixtures, Request
-from alidade.landscape.objective import Objective, Part
+from alidade.landscape.objective import Objective
 from alidade.landscape.states import matched_state
 from alidade.probes.line import gradient_error
 

@@ -6,11 +6,17 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
+from alidade.core.errors import CallError, brief
+from alidade.core.spec import SurveySpec
+from alidade.landscape.isolation import unwrap
 
 _PACKAGES = ("alidade", "torch", "numpy", "polars", "scikit-learn")
 
@@ -26,6 +32,33 @@ def environment(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         **{package: version(package) for package in _PACKAGES},
     }
+
+
+def describe_training(model: nn.Module, optimizer: torch.optim.Optimizer, config: Any, name: str) -> SurveySpec:
+    """A training of the user's own as far as it can be seen.
+
+    Raises:
+        CallError: a config that JSON cannot hold.
+    """
+    plain = unwrap(model)
+    defaults: dict[str, Any] = {k: v for k, v in optimizer.defaults.items() if _is_plain(v)}
+    if config is not None and not isinstance(config, Mapping):
+        raise CallError(f"config: expected a dict of what JSON can hold, got {brief(config)}")
+    try:
+        return SurveySpec(
+            name=name,
+            model=type(plain).__name__,
+            parameters=sum(p.numel() for p in plain.parameters() if p.requires_grad),
+            optimizer=type(optimizer).__name__,
+            optimizer_defaults=defaults,
+            config=dict(config or {}),
+        )
+    except (TypeError, ValueError) as error:
+        raise CallError(f"config: expected a dict of what JSON can hold, got {brief(config)}") from error
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def usable_cores() -> int:

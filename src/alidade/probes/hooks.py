@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from alidade.core.errors import CallError, RefusedError
 from alidade.landscape.conditions import AutocastState, Conditions, autocast_states
-from alidade.landscape.isolation import RandomState, public_name, unwrap
+from alidade.landscape.isolation import Attributes, public_name, unwrap
+from alidade.landscape.randomness import RandomState
 
 
 def hookable(optimizer: Any) -> torch.optim.Optimizer:
@@ -78,6 +80,7 @@ class ForwardWatch:
         self._at_forward: RandomState | None = None
         self._modes: dict[nn.Module, bool] | None = None
         self._buffers: dict[str, Tensor] | None = None
+        self._attributes: Attributes | None = None
         # Hooks inside compiled code would have it compiled again.
         watched = self._inner.modules() if model is self._inner else [model]
         self._handles = [module.register_forward_pre_hook(self._capture) for module in watched]
@@ -88,6 +91,7 @@ class ForwardWatch:
         self.autocast_inside = autocast_states()
         self._modes = {module: module.training for module in self._inner.modules()}
         self._buffers = {name: buffer.detach().clone() for name, buffer in self._inner.named_buffers()}
+        self._attributes = Attributes(self._inner.modules())
 
     def stop(self) -> None:
         """Stop waiting for a forward call."""
@@ -96,7 +100,7 @@ class ForwardWatch:
 
     def conditions(self, autocast: Sequence[AutocastState]) -> Conditions:
         """What was recorded; without a forward call seen, the conditions at the start."""
-        return Conditions(self._before, tuple(autocast), self._at_forward, self._modes, self._buffers)
+        return Conditions(self._before, tuple(autocast), self._at_forward, self._modes, self._buffers, self._attributes)
 
 
 def autocast_of_the_caller(
@@ -114,5 +118,5 @@ def autocast_of_the_caller(
         for module in unwrap(model).modules():
             hook = module.register_forward_pre_hook(lambda module, inputs: seen.append(autocast_states()))
             stack.callback(hook.remove)
-        evaluate(watch.conditions(watch.autocast_before))
+        evaluate(replace(watch.conditions(watch.autocast_before), attributes=None))  # which would undo these hooks
     return watch.autocast_before if seen and seen[0] == watch.autocast_inside else watch.autocast_inside

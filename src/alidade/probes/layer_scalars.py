@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.core.layer_scalars import Kind, LayerScalars
 from alidade.core.records import Provenance
 from alidade.landscape.coordinates import root_sum
-from alidade.landscape.differentiation import Tensors
 from alidade.landscape.layers import home
 from alidade.landscape.objective import Objective
+from alidade.landscape.roles import roles
 
 _NAN = float("nan")
 _EPS = float(np.finfo(np.float64).eps)
@@ -74,7 +74,7 @@ def layer_scalars(
     weights = objective.parameters
     rates = _rates(lr, list(weights))
     gradient = objective.gradient()
-    entries = _entries(weights)
+    entries = _entries(objective.model, weights)
     rows = [
         _measure(
             kind, [_Part(weights[n].double(), gradient[n].double(), rates[n], (update or {}).get(n)) for n in names]
@@ -98,31 +98,16 @@ def _rates(lr: float | Mapping[str, float] | None, names: list[str]) -> dict[str
     rates = {name: lr.get(name, _NAN) for name in names} if isinstance(lr, Mapping) else dict.fromkeys(names, lr)
     for name, rate in rates.items():
         if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
-            raise CallError(f"lr: expected a finite number >= 0 for every parameter, got {rate!r} for {name!r}")
+            raise CallError(f"lr: expected a finite number >= 0 for every parameter, got {brief(rate)} for {name!r}")
     return rates
 
 
-def _entries(parameters: Tensors) -> dict[tuple[str, Kind], list[str]]:
+def _entries(model: nn.Module, names: Iterable[str]) -> dict[tuple[str, Kind], list[str]]:
     """The names of the parameters of each layer and kind."""
-    entries: dict[tuple[str, Kind], list[str]] = {}
-    for name, parameter in parameters.items():
-        own = _own_name(name)
-        magnitude = own == "weight_g" or (name.endswith(".original0") and f"{name[:-1]}1" in parameters)
-        kind: Kind = "weight"
-        if parameter.ndim < 2 or magnitude:
-            kind = "bias" if own.startswith("bias") or own.endswith("bias") else "scale"
-        entries.setdefault((home(name), kind), []).append(name)
+    role, entries = roles(model), dict[tuple[str, Kind], list[str]]()
+    for name in names:
+        entries.setdefault((home(name), role[name]), []).append(name)
     return entries
-
-
-def _own_name(name: str) -> str:
-    """What its module calls a parameter; the parts of a parametrization go by what they shape.
-
-    >>> _own_name("body.0.weight"), _own_name("0.parametrizations.weight.original1")
-    ('weight', 'weight')
-    """
-    _, parametrized, inside = f".{name}".partition(".parametrizations.")
-    return inside.partition(".")[0] if parametrized else name.rpartition(".")[2]
 
 
 class _Part(NamedTuple):

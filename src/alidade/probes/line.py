@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alidade.core.errors import CallError
-from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, Floats, LineProfile, Provenance
-from alidade.landscape.coordinates import Coordinates, Piece, coordinates_named
+from alidade.core.errors import CallError, brief
+from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, LineProfile, Provenance
+from alidade.landscape.arguments import check_finite
+from alidade.landscape.arguments import step_sizes as finite_step_sizes
+from alidade.landscape.coordinates import Coordinates, coordinates_named
 from alidade.landscape.differentiation import Tensors
-from alidade.landscape.layout import Layout
+from alidade.landscape.lines import Line, line_along
 from alidade.landscape.objective import Objective
 
 #: Relative error of a gradient's norm in units of the precision, ||g32 - g64|| / (eps ||g||). Measured along the
@@ -30,7 +30,7 @@ HALF_ROUNDINGS = 16.0
 @torch.inference_mode(mode=False)
 def line_profile(
     objective: Objective,
-    step_sizes: Sequence[float],
+    step_sizes: Iterable[float],
     direction: str | Mapping[str, Tensor] | None = None,
     coordinates: str = "raw",
     gradients: bool = True,
@@ -81,12 +81,14 @@ def line_profile(
     >>> profile.directional_curvature.round(4).tolist(), round(profile.max_effective_smoothness, 4)
     ([3.4, 3.4], 3.6056)
     """
-    etas = _checked(step_sizes)
+    etas = finite_step_sizes(step_sizes)
     start = objective.parameters
     system = coordinates_named(coordinates, objective.model, start)
-    loss, base = _base(objective, gradients or not isinstance(direction, Mapping))
-    line = _Line(system, start, base, _direction(objective, system, direction, base, seed))
-    points = [_measure(objective, line, float(eta), gradients) for eta in etas]
+    with objective.repeated():
+        loss, base = _base(objective, gradients or not isinstance(direction, Mapping))
+        line = line_along(system, start, base, _direction(objective, system, direction, base, seed))
+        error = gradient_error(objective.dtype)
+        points = [_measure(objective, line, float(eta), gradients, error) for eta in etas]
     named = direction if isinstance(direction, str) else "gradient" if direction is None else "given"
     return LineProfile(
         step_sizes=etas,
@@ -107,84 +109,6 @@ def line_profile(
     )
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Where a profile starts and where it goes; raw tensors by parameter name."""
-
-    system: Coordinates
-    start: Tensors
-    base: Tensors  # the gradient at the start; empty where it is not needed
-    along: Tensors
-
-    @cached_property
-    def layout(self) -> Layout | None:
-        """How the parameters of a small network lie in one vector."""
-        return Layout.of(self.start)
-
-    @cached_property
-    def vectors(self) -> dict[str, Tensor]:
-        """What does not change along the line, packed; with float64 copies of what is multiplied."""
-        layout = self.layout or Layout(self.start)
-        start, along = layout.pack(self.start), layout.pack(self.along)
-        fixed = {"start": start, "along": along, "along64": along.double()}
-        if self.base:
-            fixed["base64"] = fixed["along64"] if self.base is self.along else layout.pack(self.base).double()
-        return fixed | ({"factor": layout.pack(self.system.factors)} if self.system.factors is not None else {})
-
-    def point(self, eta: float) -> Tensors:
-        if self.layout is None:
-            return {name: torch.sub(value, self.along[name], alpha=eta) for name, value in self.start.items()}
-        return self.layout.views(torch.sub(self.vectors["start"], self.vectors["along"], alpha=eta))
-
-    @cached_property
-    def length(self) -> float:
-        return self.system.length(self.along)
-
-    def slope(self) -> float:
-        """<d, g(0)>, the same number in every coordinates."""
-        pieces = Coordinates("raw").bundles(self.along, self.base)
-        return sum(_dot(piece.raw[0].double(), piece.raw[1].double()) for piece in pieces)
-
-    def inner_products(self, now: Tensors, moved: Tensors, eta: float) -> _InnerProducts:
-        """One pass over the parameters, some at a time."""
-        if self.layout is None:
-            pieces = self.system.bundles(self.start, moved, self.along, self.base, now)
-            return _InnerProducts(*np.sum([_piece_products(piece, eta) for piece in pieces], axis=0).tolist())
-        fixed = self.vectors
-        there = torch.sub(fixed["start"], fixed["along"], alpha=eta)
-        raw = [fixed["start"], there, fixed["along64"], fixed["base64"], self.layout.pack(now)]
-        return _piece_products(Piece(fixed.get("factor"), raw), eta)
-
-
-def _piece_products(piece: Piece, eta: float) -> _InnerProducts:
-    start, moved, along = piece.raw[:3]
-    lost = (moved.double() - start).add_(along, alpha=eta)  # float32 operands are widened on the way
-    rounding, step = piece.as_component(lost), piece.component(2)
-    first, second = piece.gradient(3), piece.gradient(4)
-    change = first - second
-    return _InnerProducts(
-        change=_dot(change, change),
-        first=_dot(first, first),
-        second=_dot(second, second),
-        both=_dot(first, second),
-        along=_dot(step, change),
-        rounding=_dot(rounding, rounding),
-    )
-
-
-class _InnerProducts(NamedTuple):
-    change: float  # ||g(0) - g(eta)||^2
-    first: float  # ||g(0)||^2
-    second: float  # ||g(eta)||^2
-    both: float  # <g(0), g(eta)>
-    along: float  # <d, g(0) - g(eta)>
-    rounding: float  # squared distance between the point meant and the point reached
-
-
-def _dot(left: Tensor, right: Tensor) -> float:
-    return float(torch.dot(left.reshape(-1), right.reshape(-1)))
-
-
 class _Point(NamedTuple):
     loss: float
     distance: float = float("nan")
@@ -195,13 +119,12 @@ class _Point(NamedTuple):
     status: str = UNDEFINED
 
 
-def _measure(objective: Objective, line: _Line, eta: float, gradients: bool) -> _Point:
-    moved = line.point(eta)
+def _measure(objective: Objective, line: Line, eta: float, gradients: bool, error: float) -> _Point:
     if not gradients:
-        loss = float(objective.value(moved))
+        loss = float(objective.value(line.point(eta)))
         return _Point(loss, status=UNDEFINED if np.isfinite(loss) else NON_FINITE)
-    value, now = objective.value_and_gradient(moved)
-    loss, products = float(value), line.inner_products(now, moved, eta)
+    value, now = objective.value_and_gradient(line.point(eta))
+    loss, products = float(value), line.inner_products(now, eta)
     if not np.isfinite([loss, *products]).all():
         return _Point(loss, distance=products.change**0.5, status=NON_FINITE)
     distance, norms = products.change**0.5, (products.first * products.second) ** 0.5
@@ -214,7 +137,7 @@ def _measure(objective: Objective, line: _Line, eta: float, gradients: bool) -> 
     if eta == 0 or line.length == 0:
         return point
     smoothness = distance / (abs(eta) * line.length)
-    noise = gradient_error(objective.dtype) * (products.first**0.5 + products.second**0.5)
+    noise = error * (products.first**0.5 + products.second**0.5)
     resolution = (noise + smoothness * products.rounding**0.5) / (abs(eta) * line.length)
     return point._replace(
         smoothness=smoothness,
@@ -222,13 +145,6 @@ def _measure(objective: Objective, line: _Line, eta: float, gradients: bool) -> 
         resolution=resolution,
         status=OK if smoothness > resolution else BELOW_RESOLUTION,
     )
-
-
-def _checked(step_sizes: Sequence[float]) -> Floats:
-    etas = np.asarray(step_sizes, dtype=np.float64)
-    if etas.ndim != 1 or etas.size == 0 or not np.isfinite(etas).all():
-        raise CallError(f"step_sizes: expected a non-empty list of finite numbers, got {step_sizes!r}")
-    return etas
 
 
 def _base(objective: Objective, with_gradient: bool) -> tuple[float, Tensors]:
@@ -243,9 +159,10 @@ def _direction(
 ) -> Tensors:
     if isinstance(direction, Mapping):
         objective.check_direction(direction)
+        check_finite(direction)
         return _scaled(system, dict(direction))
-    if direction not in (None, "random"):
-        raise CallError(f"direction: expected None, 'random' or a dict of tensors, got {direction!r}")
+    if direction is not None and not (isinstance(direction, str) and direction == "random"):
+        raise CallError(f"direction: expected None, 'random' or a dict of tensors, got {brief(direction)}")
     length = system.gradient_norm(base)
     if direction == "random":
         return _gaussian(system, base, seed, length)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,21 +22,25 @@ from alidade.core.probes import (
     EvaluationProbe,
     LayerScalarsProbe,
     LineProfileProbe,
+    RescalingProbe,
     TheoremProbe,
 )
-from alidade.core.records import FAILED, NON_FINITE, OK, Recorder, Row, Statistics
-from alidade.landscape.conditions import conditions_now
+from alidade.core.records import FAILED, NON_FINITE, OK, LineProfile, Provenance, Recorder, Row, Statistics
+from alidade.landscape.conditions import Part, conditions_now
 from alidade.landscape.differentiation import Tensors
-from alidade.landscape.isolation import unwrap
+from alidade.landscape.isolation import Attributes, unwrap
 from alidade.landscape.loss import LossFunction
-from alidade.landscape.objective import Objective, Part
+from alidade.landscape.objective import Objective
 from alidade.landscape.statistics import describe_statistics
 from alidade.probes.activations import activations_of
 from alidade.probes.budget import Budget
 from alidade.probes.covariate_shift import shift_of_parts
 from alidade.probes.evaluation import evaluate
+from alidade.probes.hooks import trainable
 from alidade.probes.layer_scalars import layer_scalars
 from alidade.probes.line import line_profile
+from alidade.probes.rescaling import rescaled
+from alidade.probes.saved import plain_statistics, statistics_of
 from alidade.probes.theorem import lipschitz_reduction
 
 TIMING = "timing"  # the segment of what is not reproducible
@@ -63,10 +68,28 @@ class Moment:
 
 
 def moment_before_step(
-    step: int, model: nn.Module, loss_fn: LossFunction, batch: Any, test: tuple[Tensor, Tensor], check: bool
+    step: int, model: nn.Module, loss_fn: LossFunction, batch: Any, test: tuple[Tensor, Tensor] | None, check: bool
 ) -> Moment:
     """The moment before a step whose forward pass is going to draw the next random numbers."""
     return Moment(step, model, loss_fn, [Part(batch, conditions_now(model))], test=test, check_deterministic=check)
+
+
+class StepStart:
+    """What must be kept before an optimizer step to measure what it changed."""
+
+    def __init__(self, step: int, model: nn.Module, loss_fn: LossFunction, batch: Any) -> None:
+        self._moment = moment_before_step(step, model, loss_fn, batch, None, step == 0)
+        buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        (part,) = self._moment.parts
+        conditions = replace(part.conditions, buffers=buffers, attributes=Attributes(unwrap(model).modules()))
+        self._moment.parts = [Part(batch, conditions)]
+        self._moment.start = trainable(model)
+
+    def moment_after_step(self) -> Moment:
+        """The moment before the step, with the update that is known now."""
+        now, start = trainable(self._moment.model), self._moment.start or {}
+        self._moment.update = {name: start[name] - now[name] for name in start}
+        return self._moment
 
 
 class Session:
@@ -85,6 +108,12 @@ class Session:
         wanted = [name for name, probe in self.probes.items() if probe.schedule.due(step)]
         return self.budget.affordable(wanted)
 
+    def due_around(self, step: int) -> tuple[list[str], list[str]]:
+        """Ids of the due probes that look ahead before the step, and of those that need the step itself."""
+        due = self.due(step)
+        across = [probe_id for probe_id in due if _needs_the_step(self.probes[probe_id])]
+        return [probe_id for probe_id in due if probe_id not in across], across
+
     def measure(self, moment: Moment, chosen: Sequence[str]) -> None:
         """Run the chosen probes at this moment, in their order."""
         for probe_id in chosen:
@@ -101,6 +130,19 @@ class Session:
         """Record that these probes came to nothing, and say so once per reason."""
         for probe_id in probes:
             self._recorder.record(probe_id, [self._failure(step, self.probes[probe_id], reason)])
+
+    def state(self) -> dict[str, Any]:
+        """What a training that goes on from a checkpoint needs, in plain numbers, text and tensors."""
+        statistics = {name: [plain_statistics(s) for s in both] for name, both in self._activations.items()}
+        return {"budget": self.budget.state(), "activations": statistics}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        self.budget.load(state["budget"])
+        self._activations = {
+            name: (statistics_of(first), statistics_of(latest))
+            for name, (first, latest) in state["activations"].items()
+        }
 
     def _rows(self, probe: AnyProbe, moment: Moment) -> list[Row]:
         try:
@@ -128,6 +170,11 @@ class Session:
         return Row(step, probe.kind, float("nan"), "1", status=f"{FAILED}: {reason}")
 
 
+def _needs_the_step(probe: AnyProbe) -> bool:
+    along_the_update = isinstance(probe, LineProfileProbe) and probe.direction == "update"
+    return along_the_update or isinstance(probe, CovariateShiftProbe)
+
+
 def _synchronize() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -139,9 +186,28 @@ def _measure_line(probe: LineProfileProbe, moment: Moment) -> Iterable[Row]:
         if moment.update is None:
             raise CallError("direction='update': expected a probe of a Survey, where the optimizer's step is known")
         direction = moment.update
-    profile = line_profile(moment.objective, probe.step_sizes, direction=direction, coordinates=probe.coordinates)
+    if moment.update is not None and direction is moment.update and not _finite(moment.update):
+        profile = _profile_of_nothing(moment.objective, probe)
+    else:
+        profile = line_profile(moment.objective, probe.step_sizes, direction=direction, coordinates=probe.coordinates)
     prefix = "update_" if probe.direction == "update" else "random_" if probe.direction == "random" else ""
     return profile.rows(moment.step, prefix)
+
+
+def _finite(tensors: Tensors) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def _profile_of_nothing(objective: Objective, probe: LineProfileProbe) -> LineProfile:
+    """Along an update that is not finite there is nothing but the loss before the step."""
+    nothing = np.full(len(probe.step_sizes), np.nan)
+    provenance = Provenance(
+        objective.statistics, objective.dtype, objective.batch_size, coordinates=probe.coordinates, direction="given"
+    )
+    return LineProfile(
+        np.array(probe.step_sizes), *(nothing,) * 6, status=(NON_FINITE,) * len(nothing), loss=float(objective.value()),
+        gradient_norm=np.nan, direction_norm=np.nan, provenance=provenance,
+    )  # fmt: skip
 
 
 def _measure_evaluation(probe: EvaluationProbe, moment: Moment) -> Iterable[Row]:
@@ -165,12 +231,20 @@ def _measure_shift(probe: CovariateShiftProbe, moment: Moment) -> Iterable[Row]:
     inner = unwrap(moment.model)
     after = inner.state_dict()
     before = {**after, **(moment.parts[0].conditions.buffers or {}), **moment.start}
-    shift = shift_of_parts(inner, moment.loss_fn, moment.parts, before, after, probe.layers, None)
+    shift = shift_of_parts(inner, moment.loss_fn, moment.parts, before, after, probe.groups or probe.layers, None)
     return shift.rows(moment.step)
 
 
 def _measure_theorem(probe: TheoremProbe, moment: Moment) -> Iterable[Row]:
     return lipschitz_reduction(moment.objective, probe.layers).rows(moment.step)
+
+
+def _measure_rescaling(probe: RescalingProbe, moment: Moment) -> Iterable[Row]:
+    for factor in probe.factors:
+        scaled = rescaled(moment.objective, factor)
+        for coordinates, sizes in (("raw", probe.step_sizes), ("relative", probe.relative_step_sizes)):
+            profile = line_profile(scaled, sizes, coordinates=coordinates)
+            yield from profile.rows(moment.step, f"rescaled_{factor:g}_")
 
 
 #: How each kind of probe is measured.
@@ -180,4 +254,5 @@ MEASURES: dict[str, Callable[..., Iterable[Row]]] = {
     "layer_scalars": _measure_scalars,
     "covariate_shift": _measure_shift,
     "theorem_4_1": _measure_theorem,
+    "rescaling": _measure_rescaling,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.core.records import NON_FINITE, OK, UNDEFINED, Provenance, Row
 from alidade.landscape.objective import Objective
 from alidade.theory.layers import BATCH_NORMS, LipschitzTerms, layer_theorem_4_1_terms
@@ -44,7 +44,7 @@ class LipschitzReduction:
                 )  # fmt: skip
 
 
-def lipschitz_reduction(objective: Objective, layers: tuple[str, ...] | None = None) -> LipschitzReduction:
+def lipschitz_reduction(objective: Objective, layers: Sequence[str] | None = None) -> LipschitzReduction:
     r"""By how much BatchNorm layers lower the gradient on the batch of an objective (Santurkar et al. 2018, Thm 4.1).
 
     For each unit of a layer with input y, normalized :math:`\hat y`, output :math:`z = \gamma \hat y + \beta` and
@@ -60,7 +60,8 @@ def lipschitz_reduction(objective: Objective, layers: tuple[str, ...] | None = N
         layers: names; None is every BatchNorm layer that the forward pass calls with batch statistics.
 
     Raises:
-        CallError: no such layer, an unknown name, a layer that is not a BatchNorm or runs on running statistics.
+        CallError: no such layer, an unknown name, a layer that is not a BatchNorm or runs on running statistics, or
+            one that sees fewer than two samples per unit.
 
     Cost: one forward pass and one backward pass down to the first such layer.
 
@@ -80,18 +81,20 @@ def lipschitz_reduction(objective: Objective, layers: tuple[str, ...] | None = N
     return LipschitzReduction(tuple(seen), tuple(seen.values()), provenance)
 
 
-def _watched(objective: Objective, layers: tuple[str, ...] | None) -> tuple[str, ...]:
+def _watched(objective: Objective, layers: Sequence[str] | None) -> tuple[str, ...]:
     norms = {name: m for name, m in objective.model.named_modules() if isinstance(m, BATCH_NORMS)}
     if layers is None:
         found = tuple(name for name, module in norms.items() if module.training or module.running_mean is None)
         if not found:
             raise CallError("layers: expected a BatchNorm layer with batch statistics, got a model without one")
         return found
+    if isinstance(layers, str) or not layers:
+        raise CallError(f"layers: expected None or a non-empty list of names, got {brief(layers)}")
     if unknown := [name for name in layers if name not in norms]:
         raise CallError(
             f"layers: expected BatchNorm layers ({', '.join(norms) or 'there are none'}), got {unknown[0]!r}"
         )
-    return layers
+    return tuple(layers)
 
 
 def _terms(model: nn.Module, watched: tuple[str, ...], loss: Any) -> dict[str, LipschitzTerms]:
@@ -105,6 +108,8 @@ def _terms(model: nn.Module, watched: tuple[str, ...], loss: Any) -> dict[str, L
     modules = dict(model.named_modules())
     with ExitStack() as stack:
         for name in watched:
+            check = modules[name].register_forward_pre_hook(lambda module, args, name=name: _check(name, args[0]))
+            stack.callback(check.remove)
             hook = modules[name].register_forward_hook(lambda module, args, z, name=name: look(name, args[0], z))
             stack.callback(hook.remove)
         value = loss(model)
@@ -114,6 +119,12 @@ def _terms(model: nn.Module, watched: tuple[str, ...], loss: Any) -> dict[str, L
         name: layer_theorem_4_1_terms(modules[name], inputs[name], torch.zeros_like(outputs[name]) if g is None else g)
         for name, g in zip(called, gradients, strict=True)
     }
+
+
+def _check(name: str, y: Tensor) -> None:
+    samples = y.numel() // max(1, y.shape[1])
+    if samples < 2:
+        raise CallError(f"batch: expected at least 2 samples per unit of layer {name!r}, got {samples}")
 
 
 def _summed(terms: LipschitzTerms) -> dict[str, tuple[float, str]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import polars as pl
+from altair.utils.schemapi import debug_mode
 
 from alidade.report.scales import Axis
 from alidade.report.theme import css
@@ -16,9 +18,14 @@ from alidade.report.variants import Drawn
 from alidade.report.words import number
 
 HEIGHT = 210
+HOVER = "hover_"  # begins the name of a parameter that follows the pointer
 STEP_TITLE = "training step →"
-LOSS_TITLE = "training loss (nat), falling →"
 SIZE_TITLE = "step size η →"
+
+
+def unchecked() -> AbstractContextManager[None]:
+    """Charts are made without a check of every part against the schema, which takes most of the time of a page."""
+    return debug_mode(False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Frame:
     height: int = HEIGHT
 
 
-def data(frame: pl.DataFrame, digits: int = 5) -> alt.InlineData:
+def data(frame: pl.DataFrame, digits: int = 4) -> alt.InlineData:
     """A frame as compact inline CSV with numbers of ``digits`` significant digits."""
     floats = pl.selectors.float()
     text = frame.with_columns(floats.round_sig_figs(digits)).write_csv()
@@ -57,13 +64,19 @@ def data(frame: pl.DataFrame, digits: int = 5) -> alt.InlineData:
 def panel(frame: Frame, layers: Sequence[alt.Chart], said: Numbers | str) -> Panel:
     """Put layers into one chart with the frame's title and size; ``said`` is its text alternative."""
     alt_text = said if isinstance(said, str) else said.text
-    title = alt.Title(text=frame.title, subtitle=frame.subtitle, color=css(frame.title_colour))
     with alt.data_transformers.enable(consolidate_datasets=False):
-        chart = alt.layer(*layers).properties(title=title, height=frame.height)
-        spec = chart.to_dict()
-    for key in ("$schema", "config"):
-        spec.pop(key, None)
-    return Panel(frame.id, frame.title, _said_once({**spec, "description": alt_text}), alt_text)
+        parts = [layer.to_dict(validate=False) for layer in layers]
+    spec = {
+        "layer": [{name: part[name] for name in _PARTS if name in part} for part in parts],
+        "height": frame.height,
+        "title": {"text": frame.title, "subtitle": frame.subtitle, "color": css(frame.title_colour)},
+        "description": alt_text,
+    }
+    return Panel(frame.id, frame.title, _said_once(spec), alt_text)
+
+
+#: What a layer is made of; the rest belongs to a chart that stands alone.
+_PARTS = ("data", "mark", "encoding", "transform", "params")
 
 
 def _said_once(spec: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def curves(frame: Frame, rows: pl.DataFrame, points: bool = False) -> list[alt.C
 
 def _follow(frame: Frame, base: alt.Chart) -> list[alt.Chart]:
     """A rule at the position nearest to the pointer, with all variants' means in the tooltip."""
-    name = "hover_" + frame.id.replace("-", "_")
+    name = HOVER + frame.id.replace("-", "_")
     hover = alt.selection_point(
         name=name, fields=["x"], nearest=True, on="pointerover", clear="pointerout", empty=False
     )

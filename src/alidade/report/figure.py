@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
 from alidade.core.spec import AnyRunSpec, RunSpec, SurveySpec
-from alidade.report.charts import Numbers, Panel
+from alidade.report.charts import HOVER, Numbers, Panel
 from alidade.report.series import RELATIVE, UPDATE, Readings
 from alidade.report.variants import Variant
-from alidade.report.words import braces, seeds
+from alidade.report.words import braces, plain, seeds
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """The paper's curves behind a figure's panels: what stands beside their switch, and whether they show at first."""
+
+    caption: str
+    shown: bool
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,35 @@ class Figure:
     note: str
     variants: tuple[Variant, ...]
     stepper: Mapping[str, Any] | None = field(default=None)  # what the slider of the line profile shows
+    remarks: tuple[str, ...] = ()  # what a reader must know before looking: runs that diverged, or never trained
+    setting: str = ""  # what tells the figure apart from its twins under other conditions: "lr 0.01"
+    backdrop: Backdrop | None = None  # None: nothing of the paper stands behind it
 
     @property
     def charts(self) -> tuple[Panel, ...]:
         """All panels in reading order."""
         return tuple(panel for row in self.rows for panel in row)
+
+    def placed(self, section: str, setting: str = "") -> Figure:
+        """The figure as part of a section: ids of figure, panels and their parameters are unique on the page."""
+        rows = tuple(tuple(_placed(panel, section) for panel in row) for row in self.rows)
+        return replace(self, id=f"{section}--{self.id}", rows=rows, setting=setting)
+
+
+def _placed(panel: Panel, section: str) -> Panel:
+    return replace(panel, id=f"{section}--{panel.id}", spec=_renamed(panel.spec, section.replace("-", "_")))
+
+
+def _renamed(part: Any, section: str) -> Any:
+    """The same chart with parameters that follow the pointer named after the section: several charts may be joined."""
+    if isinstance(part, list):
+        return [_renamed(item, section) for item in part]
+    if not isinstance(part, Mapping):
+        return part
+    return {
+        name: f"{section}_{value}" if name in ("name", "param") and str(value).startswith(HOVER) else value
+        for name, value in ((name, _renamed(value, section)) for name, value in part.items())
+    }
 
 
 def note(readings: Readings, quantity: str, lists: str | None = None, extra: Sequence[str] = ()) -> str:
@@ -65,8 +97,10 @@ def _conditions(specs: Sequence[AnyRunSpec]) -> list[str]:
         parts += [
             f"init {_each(spec.model.init.capitalize() for spec in planned)}",
             f"batch size {_each(spec.batch_size for spec in planned)}",
-            f"SGD, learning rate {_each(f'{spec.optimizer.learning_rate:g}' for spec in planned)}",
+            f"SGD, learning rate {_each(plain(spec.optimizer.learning_rate) for spec in planned)}",
         ]
+        if any(spec.data.augment for spec in planned):
+            parts.append(_each("augmented" if spec.data.augment else "not augmented" for spec in planned))
         if any(spec.l2 for spec in planned):
             parts.append(f"L2 {_each(f'{spec.l2:g}' for spec in planned)}")
     if own:

@@ -1,41 +1,39 @@
-"""All figures of a study, in the order in which the page tells them."""
+"""All figures by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from alidade.report.activation_figures import movement, ridgelines
+from alidade.report.edge_figures import edge
 from alidade.report.figure import Figure
-from alidade.report.landscape_figures import gradient_band, loss_band, smoothness, twins
+from alidade.report.landscape_figures import gradient_band, loss_band
+from alidade.report.rates_figures import learning_rates
+from alidade.report.rescaling_figures import rescaling
+from alidade.report.scale_free_figures import random_directions, twins
 from alidade.report.series import Readings
+from alidade.report.shift_figures import covariate_shift
+from alidade.report.smoothness_figures import smoothness
 from alidade.report.stepper import stepper
 from alidade.report.theory_figures import along_training, theorems
 from alidade.report.training_figures import noisy, training
 
-if TYPE_CHECKING:
-    from alidade.store import Study
-
-#: What can be drawn, by name. Each returns None where the study lacks its data.
+#: What can be drawn, by name, in the order of a page without sections. Each returns None where data are missing.
 FIGURES: dict[str, Callable[[Readings], Figure | None]] = {
     "training": training,
+    "learning_rates": learning_rates,
+    "rescaling": rescaling,
     "stepper": stepper,
     "loss_band": loss_band,
     "gradient_band": gradient_band,
     "smoothness": smoothness,
+    "edge": edge,
     "scale_free": twins,
+    "random": random_directions,
     "noisy": noisy,
+    "ridgelines": ridgelines,
+    "movement": movement,
+    "covariate_shift": covariate_shift,
     "theorem_4_1": along_training,
     "theorems": theorems,
 }
-
-
-def figures(study: Study) -> list[Figure]:
-    """Every figure that the study has the data for.
-
-    A table without any row makes no figure and no error: what to do about an empty folder is said by whoever opened it.
-    """
-    readings = Readings(study)
-    if readings.frame.is_empty():
-        return []
-    drawn = (make(readings) for make in FIGURES.values())
-    return [figure for figure in drawn if figure is not None]

@@ -14,6 +14,7 @@
     const { view } = await window.vegaEmbed(element, spec, options);
     element.style.minHeight = "";
     views.set(element.dataset.panel, view);
+    if (chosen !== null && hasPaper(element.dataset.panel)) await view.signal("paper", chosen).runAsync();
   };
 
   // ---- the slider: sets one signal in every chart of its figure
@@ -55,6 +56,17 @@
     return show();
   };
 
+  // ---- the paper's curves: one choice for all charts that have them behind theirs
+  const switches = [...document.querySelectorAll(".paper-switch input")];
+  const hasPaper = (id) => Boolean(panels[id].datasets && "paper" in panels[id].datasets);
+  let chosen = null;
+  const showPaper = async (shown) => {
+    chosen = shown;
+    for (const box of switches) box.checked = shown;
+    for (const [id, view] of views) if (hasPaper(id)) await view.signal("paper", shown).runAsync();
+  };
+  for (const box of switches) box.addEventListener("change", () => showPaper(box.checked));
+
   // ---- theme: as the system says until the reader chooses
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const remembered = (value) => {
@@ -77,7 +89,10 @@
       if (!entry.isIntersecting) continue;
       const link = links.get(entry.target.id === "finding" ? "main" : entry.target.id);
       document.querySelectorAll(".contents [aria-current]").forEach((a) => a.removeAttribute("aria-current"));
-      if (link) link.setAttribute("aria-current", "true");
+      document.querySelectorAll(".contents .open").forEach((item) => item.classList.remove("open"));
+      if (!link) continue;
+      link.setAttribute("aria-current", "true");
+      for (let item = link.closest("li"); item; item = item.parentElement.closest("li")) item.classList.add("open");
     }
   }, { rootMargin: "-20% 0px -70% 0px" });
   document.querySelectorAll("#finding, section, footer").forEach((part) => seen.observe(part));
@@ -94,8 +109,27 @@
     });
   }
 
+  // ---- charts are drawn one after another, those in sight first
+  const waiting = new Set(document.querySelectorAll("[data-panel]"));
+  const near = new Set();
+  const sight = new IntersectionObserver((entries) => {
+    for (const entry of entries) near[entry.isIntersecting ? "add" : "delete"](entry.target);
+  }, { rootMargin: "400px 0px" });
+  waiting.forEach((element) => sight.observe(element));
+  const idle = window.requestIdleCallback || ((done) => window.setTimeout(done, 0));
+  const pause = () => new Promise((done) => { idle(done, { timeout: 100 }); });
+  const drawAll = async () => {
+    while (waiting.size) {
+      const next = [...near].find((element) => waiting.has(element)) || waiting.values().next().value;
+      waiting.delete(next);
+      await draw(next);
+      await pause();
+    }
+    sight.disconnect();
+  };
+
   window.alidadeReady = (async () => {
-    await Promise.all([...document.querySelectorAll("[data-panel]")].map(draw));
+    await drawAll();
     for (const figure of document.querySelectorAll("[data-stepper]")) await step(figure);
     document.body.dataset.ready = "true";
   })();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,62 +11,117 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from alidade.core.errors import WorkError
-from alidade.core.spec import RunSpec, SurveySpec
+from alidade.core.spec import AnyRunSpec, RunSpec, SurveySpec
 from alidade.report import theme
 from alidade.report.charts import without_legend
 from alidade.report.figure import Figure
-from alidade.report.figures import figures
 from alidade.report.finding import finding, key_numbers
-from alidade.report.variants import variants
-from alidade.report.verdict_table import verdict_groups
-from alidade.report.words import number, seeds
+from alidade.report.paper_backdrop import beside_the_paper
+from alidade.report.paper_table import paper_rows
+from alidade.report.sections import planned
+from alidade.report.theme import NORMS
+from alidade.report.verdict_table import Group, verdict_groups
+from alidade.report.words import listed, number, seeds
 from alidade.store.files import write_atomically
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from alidade.claims.claim import Verdict
     from alidade.store import Study
 
 VEGA_LITE = "6.4"
 _HERE = Path(__file__).parent
-_DATA = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
+_DATA = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10", "gaussian": "a Gaussian regression"}
 
 
-def write_page(path: Path, study: Study, verdicts: Sequence[Verdict]) -> Path:
+@dataclass(frozen=True)
+class Chapter:
+    """An experiment in words, for the head of its section."""
+
+    question: str
+    paper: str  # where in the paper
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: the figures of one experiment and the verdicts that rest on them."""
+
+    id: str  # the experiment; "" in a study without any
+    name: str
+    heading: str
+    paper: str
+    figures: tuple[Figure, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def groups(self) -> list[Group]:
+        """The verdicts as the table writes them."""
+        return verdict_groups(self.verdicts)
+
+
+def write_page(
+    path: Path,
+    study: Study,
+    verdicts: Sequence[Verdict],
+    chapters: Mapping[str, Chapter] | None = None,
+    plotted: Mapping[str, float] | None = None,
+) -> Path:
     """Write ``report.html`` for a study; the same study and verdicts give the same bytes.
+
+    ``chapters`` are the experiments in words, by name; ``plotted`` are the claims' own statistics of the paper's
+    plots, by claim.
 
     Raises:
         WorkError: the study holds no measurement, or the file cannot be written.
     """
-    drawn = figures(study)
-    if not drawn:
+    sections = _sections(study, verdicts, chapters or {})
+    if not any(section.figures for section in sections):
         raise WorkError(f"{study.root}: expected measurements to draw, found none; run 'alidade demo' first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _render(study, verdicts, drawn).encode())
+        write_atomically(path, _render(study, verdicts, sections, plotted or {}).encode())
     except OSError as error:
         raise WorkError(f"{path}: expected a file that can be written, got: {error.strerror}") from error
     return path
 
 
-def _render(study: Study, verdicts: Sequence[Verdict], drawn: Sequence[Figure]) -> str:
+def _sections(study: Study, verdicts: Sequence[Verdict], chapters: Mapping[str, Chapter]) -> list[Section]:
+    """The figures by section, in order, each with its verdicts."""
+    if study.frame.is_empty():
+        return []
+    figures: dict[str, list[Figure]] = {}
+    for plan in planned(study):
+        drawn = plan.draw()
+        figures.setdefault(plan.section, []).extend([beside_the_paper(drawn, plan.section)] if drawn else [])
+    sections = []
+    for name, drawn_here in figures.items():
+        short = name.replace("_", " ").capitalize()
+        words = chapters.get(name, Chapter(short, ""))
+        mine = tuple(verdict for verdict in verdicts if name and verdict.experiment == name)
+        if drawn_here or mine:
+            sections.append(Section(name, short, words.question, words.paper, tuple(drawn_here), mine))
+    return sections
+
+
+def _render(
+    study: Study, verdicts: Sequence[Verdict], sections: Sequence[Section], plotted: Mapping[str, float]
+) -> str:
     import vl_convert
-    from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
     own = {name: Markup((_HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")}
-    return environment.get_template("page.html").render(
-        figures=drawn,
+    drawn = [figure for section in sections for figure in section.figures]
+    told = {section.id for section in sections}
+    return _template().render(
+        sections=sections,
+        sectioned=told != {""},
+        numbers={figure.id: place for place, figure in enumerate(drawn, start=1)},
         finding=finding(verdicts),
         key_numbers=key_numbers(verdicts),
-        groups=verdict_groups(verdicts),
+        any_verdict=bool(verdicts),
+        beside=paper_rows(verdicts, plotted),
+        groups=verdict_groups([verdict for verdict in verdicts if verdict.experiment not in told]),
         kicker=_kicker(study),
         unfinished=len(study.unfinished),
         facts=_facts(study),
@@ -84,8 +140,24 @@ def _render(study: Study, verdicts: Sequence[Verdict], drawn: Sequence[Figure]) 
     )
 
 
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
+    return environment.get_template("page.html")
+
+
 def _panels(drawn: Sequence[Figure]) -> dict[str, Mapping[str, Any]]:
-    return {panel.id: without_legend(panel.spec) for figure in drawn for panel in figure.charts}
+    """The charts without their titles, which the page writes itself: there they wrap."""
+    charts = {panel.id: without_legend(panel.spec) for figure in drawn for panel in figure.charts}
+    return {id_: {name: part for name, part in spec.items() if name != "title"} for id_, spec in charts.items()}
 
 
 def _steppers(drawn: Sequence[Figure]) -> dict[str, Any]:
@@ -100,12 +172,18 @@ def _kicker(study: Study) -> list[str]:
     words = [" and ".join(_each(spec.model for spec in own))]
     if planned:
         words = [
-            " and ".join(_each(_DATA.get(spec.data.name, spec.data.name) for spec in planned)),
-            f"{' and '.join(_each(spec.model.conv_layers for spec in planned))} convolutional layers",
-            f"{' and '.join(_each(f'{spec.steps:,}'.replace(',', ' ') for spec in planned))} steps of plain SGD",
+            listed(_each(_DATA.get(spec.data.name, spec.data.name) for spec in planned)),
+            f"{listed(_each(_network(spec) for spec in planned))} layers",
+            f"{listed(_each(f'{spec.steps:,}'.replace(',', ' ') for spec in planned))} steps of plain SGD",
             *filter(None, words),
         ]
     return [*words, f"{len(numbers)} seed{'s' if len(numbers) != 1 else ''}"] if numbers else words
+
+
+def _network(spec: RunSpec) -> str:
+    if spec.model.kind == "deep_linear":
+        return f"{spec.model.layers} linear"
+    return f"{spec.model.conv_layers} convolutional"
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
@@ -115,12 +193,19 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     facts = [
         ("Measured", _when(str(study.manifest.get("created", "")))),
         ("Seeds", seeds(spec.seed for spec in study.specs.values() if spec.seed is not None)),
-        ("Networks", "; ".join(variant.label for variant in variants(study.specs))),
+        ("Networks", "; ".join(_networks(study.specs.values()))),
         ("Versions", _values(machines, "alidade", "python", "torch", "numpy", "polars", "scikit-learn", named=True)),
         ("Machine", _values(machines, "platform", "processor", "cores", "threads", "device")),
         ("Time", "; ".join(f"{name} {number(total)} s" for name, total in seconds)),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _networks(specs: Iterable[AnyRunSpec]) -> list[str]:
+    """Norms and trainings of the user's own, each once."""
+    norms = {spec.model.norm for spec in specs if isinstance(spec, RunSpec)}
+    own = _each(spec.name for spec in specs if isinstance(spec, SurveySpec))
+    return [*(label for norm, (_, label) in NORMS.items() if norm in norms), *sorted(own)]
 
 
 def _values(machines: Iterable[Mapping[str, Any]], *names: str, named: bool = False) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from alidade.report.charts import LOSS_TITLE, Frame, Panel, at_equal_loss, curves, numbers, panel, reference, refused
+from alidade.report.charts import Frame, Panel, at_equal_loss, curves, numbers, panel, reference, refused
 from alidade.report.scales import Axis, linear_axis, log_axis
 from alidade.report.series import Readings, binned_by_loss, over_seeds, over_training, per_seed, shared_loss, thinned
 
@@ -41,6 +41,11 @@ def over_steps(
     return panel(frame, layers, numbers(readings.variants, means, f"{title}, mean over training"))
 
 
+def loss_title(readings: Readings) -> str:
+    """Words under an axis that shows the training loss of a probe's step."""
+    return f"training loss ({readings.unit}), falling →"
+
+
 def over_loss(
     readings: Readings,
     id_: str,
@@ -54,7 +59,7 @@ def over_loss(
     probes = readings.against_loss(values)
     bins = binned_by_loss(probes, geometric=y is None)
     x = log_axis(probes["x"], falling=True)
-    frame = Frame(id_, title, subtitle, readings.variants, x, y or log_axis(probes["y"]), LOSS_TITLE)
+    frame = Frame(id_, title, subtitle, readings.variants, x, y or log_axis(probes["y"]), loss_title(readings))
     layers = [*at_equal_loss(frame, _few(probes), bins), *reference(frame, references)]
     shared = shared_loss(probes)
     inside = probes.filter(pl.col("x").is_between(*shared)) if shared else probes.clear()
@@ -63,5 +68,5 @@ def over_loss(
     return panel(frame, layers, numbers(readings.variants, means, opening))
 
 
-def _few(probes: pl.DataFrame, most: int = 1500) -> pl.DataFrame:
+def _few(probes: pl.DataFrame, most: int = 700) -> pl.DataFrame:
     return probes.gather_every(max(1, -(-probes.height // most)))

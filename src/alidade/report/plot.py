@@ -61,9 +61,11 @@ def plot(thing: Any, figure: str | None = None) -> Chart:
     """A chart of ``thing``: a measurement, a study, a table of measurements, or verdicts.
 
     Args:
-        thing: what line_profile, covariate_shift, layer_scalars or activation_statistics returned, a Study,
+        thing: what line_profile, loss_surface, interpolate, covariate_shift, layer_scalars or
+            activation_statistics returned, a Study,
             a table as ``alidade.load`` gives it, or a list of Verdicts.
-        figure: which figure of a study; None draws all of them.
+        figure: which figure of a study; None draws all of them. "loss_band" is the first section's that has it,
+            "lp_norms.loss_band" that of one section.
 
     Raises:
         CallError: something else, or an unknown or missing figure; the message lists what can be drawn.
@@ -86,10 +88,13 @@ def _drawer(thing: Any) -> Callable[[Any], dict[str, Any]] | None:
     from alidade.core.activations import ActivationChange, ActivationStatistics
     from alidade.core.layer_scalars import LayerScalars
     from alidade.core.records import COLUMNS, CovariateShift, LineProfile
+    from alidade.core.surface import Interpolation, LossSurface
     from alidade.store import Study
 
     if isinstance(thing, LineProfile):
         return _profile
+    if isinstance(thing, LossSurface | Interpolation):
+        return _surface
     if isinstance(thing, Study):
         return _study
     if isinstance(thing, CovariateShift | LayerScalars | ActivationStatistics | ActivationChange):
@@ -105,6 +110,15 @@ def _profile(profile: Any) -> dict[str, Any]:
     from alidade.report.pictures import profile_panels
 
     return composed([profile_panels(profile)])
+
+
+def _surface(measured: Any) -> dict[str, Any]:
+    from alidade.core.surface import LossSurface
+    from alidade.report.surface_pictures import SURFACE_SIZE, interpolation_panels, surface_panels
+
+    if isinstance(measured, LossSurface):
+        return composed([surface_panels(measured)], width=SURFACE_SIZE)
+    return composed([interpolation_panels(measured)])
 
 
 def _layers(measured: Any) -> dict[str, Any]:
@@ -132,25 +146,31 @@ def _verdicts(verdicts: Any) -> dict[str, Any]:
 
 
 def _study(study: Any) -> dict[str, Any]:
-    from alidade.report.figures import figures
+    from alidade.report.sections import planned
 
-    still = [figure for figure in figures(study) if figure.stepper is None]  # the slider lives on the page
-    if not still:
+    made = [plan.draw() for plan in planned(study) if plan.name not in _ON_THE_PAGE]
+    still = [figure for figure in made if figure is not None]
+    if not still or study.frame.is_empty():
         raise CallError("plot: expected a study with measurements, got none")
     return _composed_figures(still)
 
 
 def _one_figure(study: Any, name: str) -> dict[str, Any]:
     from alidade.report.figures import FIGURES
-    from alidade.report.series import Readings
+    from alidade.report.sections import planned
 
-    known = [known for known in FIGURES if known != "stepper"]
+    plans = [plan for plan in planned(study) if plan.name not in _ON_THE_PAGE]
+    known = dict.fromkeys([*(known for known in FIGURES if known not in _ON_THE_PAGE), *(p.address for p in plans)])
     if name not in known:
         raise CallError(f"plot: expected figure to be one of {', '.join(known)}, got {name!r}")
-    drawn = FIGURES[name](Readings(study))
+    drawn = next((made for p in plans if name in (p.name, p.address) and (made := p.draw())), None)
     if drawn is None:
         raise CallError(f"plot: the study holds no measurements for the figure {name!r}")
     return _composed_figures([drawn])
+
+
+#: The slider lives on the page.
+_ON_THE_PAGE = ("stepper",)
 
 
 def _composed_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
@@ -158,7 +178,12 @@ def _composed_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
     parts = [(figure, composed(figure.rows)) for figure in drawn]
     rows = []
     for figure, part in parts:
-        title = {"text": figure.title, "subtitle": figure.note, "fontSize": 17, "offset": 20}
+        title = {
+            "text": f"{figure.title}: {figure.setting}" if figure.setting else figure.title,
+            "subtitle": figure.note,
+            "fontSize": 17,
+            "offset": 20,
+        }
         first, *others = part["vconcat"]
         rows += [{**first, "title": title}, *others]
     datasets = {name: values for _, part in parts for name, values in part["datasets"].items()}

@@ -7,22 +7,23 @@ number of seeds ``n``. Only rows with status "ok" become values; ``refused`` lis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from alidade.claims.quantities import PAPER_FACTORS, RELATIVE_STEPS, WARM_UP
+from alidade.claims.quantities import RELATIVE_STEPS, WARM_UP, paper_step_sizes
 from alidade.claims.statistics import SMOOTHING_STEPS
 from alidade.core.records import BELOW_RESOLUTION, OK
+from alidade.core.spec import RunSpec
 from alidade.report.variants import Variant, variants
 
 if TYPE_CHECKING:
     from alidade.store import Study
 
-MOST_POINTS = 400  # on one line
+MOST_POINTS = 240  # on one line
 RELATIVE, UPDATE = "relative_", "update_"
 LOSS_BINS = 10
 PROBES_PER_BIN = 3
@@ -53,6 +54,16 @@ class Readings:
         )
 
     @cached_property
+    def unit(self) -> str:
+        """Unit of the loss: the deep linear network is trained on a sum of squares."""
+        planned = [variant.spec for variant in self.variants if isinstance(variant.spec, RunSpec)]
+        return "squared error" if planned and all(s.model.kind == "deep_linear" for s in planned) else "nat"
+
+    def only(self, keep: Callable[[Variant], bool]) -> Readings:
+        """The readings of some variants; what tells these apart is named anew."""
+        return Readings(part_of(self.study, [run for v in self.variants if keep(v) for run in v.runs]))
+
+    @cached_property
     def last_steps(self) -> dict[str, int]:
         """The last step of each variant, by key."""
         ends = self.frame.group_by("v").agg(pl.col("step").max())
@@ -67,9 +78,15 @@ class Readings:
         """Whether any value of the quantity may be drawn."""
         return not self.ok(quantity).is_empty()
 
-    def ok(self, quantity: str) -> pl.DataFrame:
-        """Rows of a quantity that hold a number: v, seed, x (step), eta, y."""
+    def layers(self, quantity: str) -> list[str]:
+        """The layers of which a quantity was measured, in the order of the network."""
+        rows = self.frame.filter(pl.col("quantity") == quantity)
+        return rows["layer"].drop_nulls().unique(maintain_order=True).to_list()
+
+    def ok(self, quantity: str, layer: str | None = None) -> pl.DataFrame:
+        """Rows of a quantity (of one layer, where it is named) that hold a number: v, seed, x (step), eta, y."""
         good = self.frame.filter((pl.col("quantity") == quantity) & (pl.col("status") == OK))
+        good = good.filter(pl.col("layer") == layer) if layer is not None else good
         return good.filter(pl.col("value").is_finite()).select(
             "v", "seed", pl.col("step").alias("x"), pl.col("step_size").alias("eta"), pl.col("value").alias("y")
         )
@@ -88,7 +105,8 @@ class Readings:
         if prefix == RELATIVE:
             wanted = RELATIVE_STEPS
         elif not prefix and variant.learning_rate:
-            wanted = tuple(factor * variant.learning_rate for factor in PAPER_FACTORS)
+            kind = variant.spec.model.kind if isinstance(variant.spec, RunSpec) else "vgg"
+            wanted = paper_step_sizes(variant.learning_rate, kind)
         named = tuple(sorted(float(f"{size:.9g}") for size in wanted))
         return named if named and set(named) <= set(measured) else measured
 
@@ -156,6 +174,12 @@ class Readings:
         by_step = values.rename({"x": "step"}).sort("step")
         joined = by_step.join_asof(self.training_loss(), on="step", by=["v", "seed"], check_sortedness=False)
         return joined.drop("step").rename({"loss": "x"}).filter(pl.col("x") > 0).sort("v", "seed", "x")
+
+
+def part_of(study: Study, runs: Iterable[str]) -> Study:
+    """The study as far as some of its runs are concerned, in the order of ``runs``."""
+    kept = {run: study.specs[run] for run in runs if run in study.specs}
+    return replace(study, frame=study.frame.filter(pl.col("run").is_in(list(kept))), specs=kept)
 
 
 def over_seeds(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "x")) -> pl.DataFrame:

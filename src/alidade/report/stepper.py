@@ -10,14 +10,14 @@ import polars as pl
 
 from alidade.report.charts import SIZE_TITLE, Frame, Numbers, Panel, colour, curves, dash, data, panel, x_of, y_of
 from alidade.report.figure import Figure, note, spread_words
+from alidade.report.outcomes import smoothing_window
 from alidade.report.panels import step_axis
 from alidade.report.scales import Axis, log_axis
 from alidade.report.series import UPDATE, Readings, over_seeds, thinned
 from alidade.report.theme import css
-from alidade.report.training_figures import smoothing_window
 from alidade.report.words import number
 
-MOST_STEPS = 120
+MOST_STEPS = 80
 #: Name of the Vega signal that the slider sets.
 SIGNAL = "step"
 
@@ -38,7 +38,7 @@ def stepper(readings: Readings) -> Figure | None:
             readings,
             "profile-loss",
             "Loss after the step",
-            "nat, log scale; dashes: where it stands",
+            f"{readings.unit}, log scale; dashes: where it stands",
             loss,
             base,
             x,
@@ -46,7 +46,7 @@ def stepper(readings: Readings) -> Figure | None:
         )
     ]
     if not distance.is_empty():
-        unit = "nat per unit of weight, log scale"
+        unit = f"{readings.unit} per unit of weight, log scale"
         panels.append(_view(readings, "profile-gradient", "Gradient distance", unit, distance, None, x, start))
     return Figure(
         id="stepper",
@@ -116,8 +116,8 @@ def _overview(readings: Readings, start: int) -> Panel:
     rows = thinned(over_seeds(readings.level(smoothing_window(readings)), geometric=True))
     y = log_axis([*rows["lo"], *rows["hi"]])
     frame = Frame(
-        "profile-overview", "Training loss", "nat, log scale; the rule marks the chosen step", readings.variants,
-        step_axis(readings), y, x_title="", height=72,
+        "profile-overview", "Training loss", f"{readings.unit}, log scale; the rule marks the chosen step",
+        readings.variants, step_axis(readings), y, x_title="", height=72,
     )  # fmt: skip
     here = alt.Chart(data(pl.DataFrame({"k": [0]}))).transform_calculate(x=SIGNAL)
     rule = here.mark_rule(color=css("ink"), strokeWidth=1.5).encode(x=x_of(frame))
@@ -157,4 +157,4 @@ def _describe(readings: Readings, readout: dict[str, Any]) -> Numbers:
     """The slider's first position in words; the page keeps the numbers up to date."""
     entries = tuple((variant, readout["cells"][variant.key][readout["start"]], "") for variant in readings.variants)
     step = "the optimizer’s step" if readings.along == UPDATE else "one step of η = learning rate"
-    return Numbers(f"Loss here → after {step} (nat)", entries)
+    return Numbers(f"Loss here → after {step} ({readings.unit})", entries)

@@ -21,22 +21,32 @@ COLOURS: dict[str, tuple[str, str]] = {
     "norm-none": ("#b8430d", "#f5936a"),
     "norm-batch": ("#11549f", "#6fb4f5"),
     "norm-noisy": ("#0b7459", "#72dcba"),
-    "norm-extra-1": ("#98487c", "#e09cc6"),
-    "norm-extra-2": ("#8a6a00", "#e3c14f"),
-    "norm-extra-3": ("#5a54b5", "#aaa5f5"),
+    "norm-noise": ("#7a4b32", "#cfa48a"),
+    "norm-l1": ("#98487c", "#e09cc6"),
+    "norm-l2": ("#846500", "#e3c14f"),
+    "norm-linf": ("#46700f", "#a5d36c"),
+    "norm-layer": ("#5a54b5", "#aaa5f5"),
+    "norm-group": ("#0f6f86", "#6fcbe0"),
+    "norm-rms": ("#55606e", "#a9b6c6"),
     "yes": ("#0b7459", "#72dcba"),
     "no": ("#b8430d", "#f5936a"),
     "open": ("#6a6f78", "#a7adb8"),
 }
 
-#: Normalization layers whose colour and name are fixed; others take the extra colours in alphabetical order.
+#: The colour and the name of each normalization layer, in the order in which charts list them.
 NORMS: dict[str, tuple[str, str]] = {
     "none": ("norm-none", "No norm"),
     "batch": ("norm-batch", "BatchNorm"),
     "noisy": ("norm-noisy", "Noisy BatchNorm"),
+    "noise": ("norm-noise", "Noise without a norm"),
+    "l1": ("norm-l1", "L1 norm"),
+    "l2": ("norm-l2", "L2 norm"),
+    "linf": ("norm-linf", "L∞ norm"),
+    "layer": ("norm-layer", "LayerNorm"),
+    "group": ("norm-group", "GroupNorm"),
+    "rms": ("norm-rms", "RMSNorm"),
 }
-EXTRA_COLOURS = ("norm-extra-1", "norm-extra-2", "norm-extra-3")
-ALL_COLOURS = ("norm-batch", "norm-none", "norm-noisy", *EXTRA_COLOURS)
+ALL_COLOURS = ("norm-batch", "norm-none", "norm-noisy", "norm-l1", "norm-l2", "norm-layer")
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (5, 3), (2, 2), (7, 2, 2, 2))
 
 SANS = '"Helvetica Neue", Helvetica, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'

@@ -127,12 +127,10 @@ def along_training(readings: Readings) -> Figure | None:
 
 def _per_layer(readings: Readings, quantity: str) -> pl.DataFrame:
     """Mean over seeds by layer and step of the plain BatchNorm network: layer, place, x, m."""
-    batch = [variant.key for variant in readings.variants if variant.norm in ("batch", "")] or [
-        variant.key for variant in readings.variants
-    ]
-    rows = readings.frame.filter(
-        (pl.col("quantity") == quantity) & (pl.col("status") == "ok") & pl.col("v").is_in(batch[:1])
-    )
+    everything = readings.frame.filter((pl.col("quantity") == quantity) & (pl.col("status") == "ok"))
+    measured = [variant for variant in readings.variants if variant.key in set(everything["v"])]
+    chosen = [variant.key for variant in measured if variant.norm == "batch"] or [v.key for v in measured]
+    rows = everything.filter(pl.col("v").is_in(chosen[:1]))
     if rows.is_empty():
         return pl.DataFrame(schema={"layer": pl.String, "place": pl.Float64, "x": pl.Int64, "m": pl.Float64})
     order = {layer: float(place) for place, layer in enumerate(rows["layer"].unique(maintain_order=True))}

@@ -7,15 +7,10 @@ import polars as pl
 from alidade.claims.quantities import WARM_UP
 from alidade.report.charts import Frame, Panel, curves, numbers, panel, refused, strips
 from alidade.report.figure import Figure, note, spread_words
+from alidade.report.outcomes import END, at_the_end, outcomes, smoothing_window
 from alidade.report.panels import step_axis
 from alidade.report.scales import linear_axis, log_axis
 from alidade.report.series import Readings, over_seeds, per_seed, since, thinned
-from alidade.report.words import listed
-
-#: The last part of training, over which end levels are averaged.
-END = 0.1
-#: A run whose loss ends above this share of the median over its first tenth did not train.
-STUCK = 0.8
 
 
 def training(readings: Readings) -> Figure | None:
@@ -37,47 +32,32 @@ def training(readings: Readings) -> Figure | None:
         lead=numbers(
             readings.variants,
             over_seeds(ends, geometric=True, by=("v",)),
-            "Training loss over the last tenth of the steps (nat)",
+            f"Training loss over the last tenth of the steps ({readings.unit})",
         ),
         how_to_read=(
-            f"{_stuck(readings, level)}Lower loss and higher accuracy sooner is better. Everything below compares "
-            f"networks that stand at different heights, so keep this picture in mind. {spread_words(readings)} "
-            "Training numbers are of the mini-batch before each step; test accuracy is measured in evaluation mode."
+            "Lower loss and higher accuracy sooner is better. Everything below compares networks that stand at "
+            f"different heights, so keep this picture in mind. {spread_words(readings)} {_accuracy_words(readings)}"
         ),
         note=note(readings, "train_loss", extra=[f"training curves: trailing mean over {window} steps"]),
         variants=readings.variants,
+        remarks=outcomes(readings),
     )
 
 
-def _stuck(readings: Readings, level: pl.DataFrame) -> str:
-    """A sentence on runs that did not train: a network on a plateau looks smooth."""
-    early = level.join(since(readings, level, END), on=["v", "seed", "x"], how="anti")
-    start = early.group_by("v", "seed").agg(pl.col("y").median())
-    end = per_seed(since(readings, level, 1 - END), geometric=False)
-    stuck = end.join(start, on=["v", "seed"], suffix="_start").filter(pl.col("y") > STUCK * pl.col("y_start"))
-    parts = []
-    for variant in readings.variants:
-        count = stuck.filter(pl.col("v") == variant.key).height
-        if count:
-            parts.append(f"{count} of {len(variant.runs)} runs of “{variant.label}”")
-    if not parts:
-        return ""
-    return f"Untrained: {listed(parts)}, whose loss ended above {100 * STUCK:.0f} % of the median of its first tenth. "
-
-
-def smoothing_window(readings: Readings) -> int:
-    """Steps of the trailing mean of the training curves: a sixtieth of the run, at least 5."""
-    return max(5, max(readings.last_steps.values()) // 60)
+def _accuracy_words(readings: Readings) -> str:
+    if not readings.has("test_accuracy"):
+        return "The loss is that of the batch before each step."
+    return "Training numbers are of the mini-batch before each step; test accuracy is measured in evaluation mode."
 
 
 def _loss(readings: Readings, level: pl.DataFrame) -> Panel:
     rows = thinned(over_seeds(level, geometric=True))
     frame = Frame(
-        "training-loss", "Training loss", "nat, log scale", readings.variants,
+        "training-loss", "Training loss", f"{readings.unit}, log scale", readings.variants,
         step_axis(readings), log_axis([*rows["lo"], *rows["hi"]]),
     )  # fmt: skip
     layers = [*curves(frame, rows), *refused(frame, readings.refused("train_loss"))]
-    return panel(frame, layers, numbers(readings.variants, _last(rows), "Training loss at the end (nat)"))
+    return panel(frame, layers, numbers(readings.variants, _last(rows), f"Training loss at the end ({readings.unit})"))
 
 
 def _accuracy(readings: Readings, quantity: str, title: str, window: int) -> Panel:
@@ -98,25 +78,10 @@ def noisy(readings: Readings) -> Figure | None:
     """The noisy norm (Algorithm 1) against the others: each seed's end level and mean smoothness."""
     if not any(variant.norm == "noisy" for variant in readings.variants):
         return None
-    candidates = [
-        _strip(readings, "noisy-loss", "Training loss at the end", "nat, log scale", _end(readings, "train_loss")),
-        _strip(
-            readings, "noisy-accuracy", "Training accuracy at the end", "fraction of right answers",
-            _end(readings, "train_accuracy"), percent=True,
-        ),
-        _strip(
-            readings, "noisy-band", "Mean width of the loss band", "nat, log scale",
-            _late(readings, readings.reduced("loss", "width")),
-        ),
-        _strip(
-            readings, "noisy-smoothness", "Mean effective smoothness", "nat per squared unit of weight, log scale",
-            _late(readings, readings.reduced("effective_smoothness", "max")),
-        ),
-    ]  # fmt: skip
-    panels = [candidate for candidate in candidates if candidate]
+    panels = _noisy_panels(readings)
     if not panels:
         return None
-    accuracy = over_seeds(_end(readings, "train_accuracy"), geometric=False, by=("v",))
+    accuracy = over_seeds(at_the_end(readings, "train_accuracy"), geometric=False, by=("v",))
     return Figure(
         id="noisy",
         title="A norm whose activations jump at every step",
@@ -128,15 +93,35 @@ def noisy(readings: Readings) -> Figure | None:
             "like the network without a norm; if smoothness is why, it sits with BatchNorm on all panels. Each dot "
             "is one seed, each bar the mean of its row; the loss level stands beside the smoothness. At test time the "
             "noise is off, so the running statistics gathered under it no longer fit: the test accuracy of the noisy "
-            "network in Figure 1 says little about its training."
+            "network says little about its training."
         ),
         note=note(readings, "train_loss", "", [f"end: mean over the last {100 * END:.0f} % of the steps"]),
         variants=readings.variants,
     )
 
 
-def _end(readings: Readings, quantity: str) -> pl.DataFrame:
-    return per_seed(since(readings, readings.ok(quantity), 1 - END), geometric=False)
+def _noisy_panels(readings: Readings) -> list[Panel]:
+    """Level and smoothness, as far as they were measured."""
+    unit = readings.unit
+    candidates = [
+        _strip(
+            readings, "noisy-loss", "Training loss at the end", f"{unit}, log scale",
+            at_the_end(readings, "train_loss"),
+        ),
+        _strip(
+            readings, "noisy-accuracy", "Training accuracy at the end", "fraction of right answers",
+            at_the_end(readings, "train_accuracy"), percent=True,
+        ),
+        _strip(
+            readings, "noisy-band", "Mean width of the loss band", f"{unit}, log scale",
+            _late(readings, readings.reduced("loss", "width")),
+        ),
+        _strip(
+            readings, "noisy-smoothness", "Mean effective smoothness", f"{unit} per squared unit of weight, log scale",
+            _late(readings, readings.reduced("effective_smoothness", "max")),
+        ),
+    ]  # fmt: skip
+    return [candidate for candidate in candidates if candidate]
 
 
 def _late(readings: Readings, values: pl.DataFrame) -> pl.DataFrame:

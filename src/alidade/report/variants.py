@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alidade.core.spec import AnyRunSpec, RunSpec, SurveySpec
-from alidade.report.theme import ALL_COLOURS, DASHES, EXTRA_COLOURS, NORMS
+from alidade.report.theme import ALL_COLOURS, DASHES, NORMS
+from alidade.report.words import plain
 
-_ORDER = ("none", "batch", "noisy")
+_ORDER = tuple(NORMS)
+_KINDS = {"vgg": "VGG", "deep_linear": "deep linear network"}
 _WORDS = {
     "optimizer.learning_rate": "lr {}",
     "model.init": "{} init",
     "model.conv_layers": "{} conv layers",
+    "model.layers": "{} layers",
     "model.width": "width {}",
     "data.name": "{}",
     "data.train_examples": "{} examples",
+    "data.augment": "{}",
     "batch_size": "batch {}",
     "steps": "{} steps",
     "l2": "l2 {}",
+    "dtype": "{}",
 }
-_HIDDEN = ("seed", "model.norm", "data.fingerprint")
+_HIDDEN = ("seed", "model.kind", "model.norm", "data.fingerprint")
+_NUMBER = re.compile(r"[0-9.]+(e-?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,24 @@ def _identity(spec: AnyRunSpec) -> str:
     return spec.model_copy(update={"name": "", "config": config}).canonical_json()
 
 
+def differences(specs: Mapping[str, RunSpec]) -> dict[str, str]:
+    """What tells specifications apart beside norm and seed, in words ("lr 0.5, Glorot init"); "" where nothing does."""
+    kinds = {spec.model.kind for spec in specs.values()}
+    varying = {kind: _varying([s for s in specs.values() if s.model.kind == kind]) for kind in kinds}
+    return {
+        name: ", ".join(
+            [*([_KINDS[spec.model.kind]] if len(kinds) > 1 else []), *_words(spec, varying[spec.model.kind])]
+        )
+        for name, spec in specs.items()
+    }
+
+
 def _planned_looks(first: Mapping[str, RunSpec]) -> dict[str, _Look]:
-    varying = _varying(first.values())
-    names = {identity: _difference(spec, varying) for identity, spec in first.items()}
+    names = differences(first)
     dashes = {text: DASHES[i % len(DASHES)] for i, text in enumerate(sorted(set(names.values()), key=_natural))}
-    extras = sorted({spec.model.norm for spec in first.values()} - set(NORMS))
     looks: dict[str, _Look] = {}
-    for identity in sorted(first, key=lambda key: (*_rank(first[key].model.norm), _natural(names[key]), key)):
-        colour, label = _norm_words(first[identity].model.norm, extras)
+    for identity in sorted(first, key=lambda key: (_ORDER.index(first[key].model.norm), _natural(names[key]), key)):
+        colour, label = NORMS[first[identity].model.norm]
         difference = names[identity]
         looks[identity] = (colour, f"{label}, {difference}" if difference else label, dashes[difference])
     return looks
@@ -109,19 +126,9 @@ def _own_looks(first: Mapping[str, SurveySpec]) -> dict[str, _Look]:
     }
 
 
-def _norm_words(norm: str, extras: Sequence[str]) -> tuple[str, str]:
-    if norm in NORMS:
-        return NORMS[norm]
-    return EXTRA_COLOURS[extras.index(norm) % len(EXTRA_COLOURS)], norm
-
-
-def _rank(norm: str) -> tuple[int, str]:
-    return (_ORDER.index(norm) if norm in _ORDER else len(_ORDER), norm)
-
-
 def _natural(text: str) -> tuple[float, str]:
-    numbers = [word for word in text.split() if word.replace(".", "", 1).isdigit()]
-    return (float(numbers[0]) if numbers else 0.0, text)
+    numbers = [float(word) for word in text.replace(",", "").split() if _NUMBER.fullmatch(word)]
+    return (numbers[0] if numbers else 0.0, text)
 
 
 def _flat(spec: RunSpec) -> dict[str, Any]:
@@ -140,15 +147,17 @@ def _varying(specs: Iterable[RunSpec]) -> list[str]:
     return [name for name in names if len({str(flat.get(name)) for flat in flats}) > 1]
 
 
-def _difference(spec: RunSpec, varying: Sequence[str]) -> str:
+def _words(spec: RunSpec, varying: Sequence[str]) -> list[str]:
     flat = _flat(spec)
     words = [_WORDS.get(name, name + " {}").format(_word(name, flat.get(name))) for name in varying]
-    return ", ".join(words)
+    return [word for word in words if word]
 
 
 def _word(name: str, value: object) -> str:
     if value is None:
         return "all"
+    if name == "data.augment":
+        return "augmented" if value else ""
     if name == "model.init":
         return str(value).capitalize()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return plain(value) if isinstance(value, float) else str(value)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 WIDEST = 1000.0  # ratios beyond this factor are drawn at the glyph's end
 
 
+_SIDES = {">": "above", "<": "below"}
+
+
 @dataclass(frozen=True)
 class Glyph:
     """Positions in percent of the glyph's width; the threshold is where the claim turns."""
@@ -71,7 +74,7 @@ def _line(verdict: Verdict, reach: tuple[float, float]) -> Line:
     interval = verdict.interval
     return Line(
         claim=verdict.claim,
-        statistic=verdict.statistic,
+        statistic=f"{verdict.statistic}; claimed: {_SIDES[verdict.relation]} {number(verdict.threshold)}",
         estimate="–" if verdict.estimate is None else write(verdict.estimate),
         interval="" if interval is None else f"{write(interval[0])} to {write(interval[1])}",
         glyph=_glyph(verdict, reach),

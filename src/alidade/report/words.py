@@ -38,6 +38,18 @@ def power_of_ten(exponent: int) -> str:
     return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
+def plain(value: float) -> str:
+    """A setting as it was chosen; a power of ten where it is small or large.
+
+    >>> plain(0.1), plain(1e-06), plain(3.16228e-05), plain(1000)
+    ('0.1', '10⁻⁶', '3.16228·10⁻⁵', '1000')
+    """
+    mantissa, _, exponent = f"{value:g}".partition("e")
+    if not exponent:
+        return mantissa
+    return power_of_ten(int(exponent)) if mantissa == "1" else f"{mantissa}·{power_of_ten(int(exponent))}"
+
+
 def factor(value: float) -> str:
     """A ratio: two significant digits, "1.4" or "73".
 
@@ -64,7 +76,7 @@ def braces(values: Iterable[float]) -> str:
     >>> braces([0.05, 0.1])
     '{0.05, 0.1}'
     """
-    return "{" + ", ".join(f"{value:g}" for value in values) + "}"
+    return "{" + ", ".join(plain(value) for value in values) + "}"
 
 
 def seeds(numbers: Iterable[int]) -> str:

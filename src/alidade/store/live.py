@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from alidade.core.errors import CallError, WorkError
+from alidade.core.errors import CallError, WorkError, brief
 from alidade.core.records import Row
 from alidade.core.spec import SurveySpec
-from alidade.store.files import sha256, write_atomically
-from alidade.store.study import PARTS, SPEC, Segments, parquet, write_run
+from alidade.store.files import write_atomically
+from alidade.store.parts import PARTS, read_parts, write_cut, write_part
+from alidade.store.study import SPEC, Segments, finished_rows, reopen, write_run
 
 #: Seconds between two flushes of one run: what a kill can cost.
 FLUSH_SECONDS = 5.0
@@ -20,8 +22,10 @@ FLUSH_SECONDS = 5.0
 class LiveRun:
     """A recorder (core.records.Recorder) that writes one survey's run below ``root`` as it comes.
 
+    A folder that holds an earlier leg of this very run is left alone until ``resume``.
+
     Raises:
-        CallError: ``root`` is not empty.
+        CallError: ``root`` holds anything else.
         WorkError: ``root`` cannot be written.
     """
 
@@ -31,12 +35,39 @@ class LiveRun:
         self._flushed, self._count = time.monotonic(), 0
         self._folder = root / spec.run_id
         try:
-            if root.exists() and any(root.iterdir()):
+            self.ready = not (root.exists() and any(root.iterdir()))  # False: there is an earlier leg
+            if self.ready:
+                self._create()
+            elif not (self._folder / SPEC).exists():
                 raise CallError(f"out: expected an empty or new folder, got {root} with files in it; choose another")
-            (self._folder / PARTS).mkdir(parents=True)
-            write_atomically(self._folder / SPEC, spec.model_dump_json(indent=1).encode())
         except OSError as error:
-            raise WorkError(f"out: expected a folder that can be written, got {root}: {error.strerror}") from error
+            raise _unwritable(root, error) from error
+
+    def require_ready(self) -> None:
+        """Refuse to write beside an earlier leg that was not resumed.
+
+        Raises:
+            CallError: there is one.
+        """
+        if not self.ready:
+            raise CallError(
+                f"out: expected an empty or new folder, got {self._root} with an earlier part of this run; "
+                "choose another, or load its state with survey.load_state_dict(state) first"
+            )
+
+    def resume(self, step: int) -> None:
+        """Go on after ``step`` steps: earlier rows stay, those from that step on are void."""
+        if self.ready:
+            return
+        try:
+            finished = finished_rows(self._root, self._spec.run_id)
+            pieces = list(finished.items()) if finished else read_parts(self._folder / PARTS)
+            for name, frame in pieces:
+                self._all.record(name, [Row(**row) for row in frame.iter_rows(named=True) if row["step"] < step])
+            self._reopen(step, bool(finished))
+        except OSError as error:
+            raise _unwritable(self._root, error) from error
+        self.ready = True
 
     def record(self, segment: str, rows: Sequence[Row]) -> None:
         """Append rows to a segment."""
@@ -49,13 +80,46 @@ class LiveRun:
         if not self._new.names or not (at_once or time.monotonic() - self._flushed > FLUSH_SECONDS):
             return
         for name in self._new.names:
-            data = parquet(self._new.frame(name))
-            write_atomically(self._folder / PARTS / f"{self._count:06d}.{sha256(data)[:16]}.{name}.parquet", data)
+            write_part(self._folder / PARTS, self._count, name, self._new.frame(name))
         self._new, self._flushed, self._count = Segments(), time.monotonic(), self._count + 1
 
     def close(self) -> None:
         """Write the finished run; the files of the flushes are not needed any more."""
         write_run(self._root, self._spec, self._all, self._environment)
+        self._clear()
+        (self._folder / PARTS).rmdir()
+
+    def _create(self) -> None:
+        (self._folder / PARTS).mkdir(parents=True, exist_ok=True)
+        write_atomically(self._folder / SPEC, self._spec.model_dump_json(indent=1).encode())
+
+    def _reopen(self, step: int, finished: bool) -> None:
+        """At every instant the folder reads as the earlier leg, or as what is kept of it."""
+        self._create()
+        if not finished:
+            self._count = write_cut(self._folder / PARTS, step)
+            return
+        self._clear()  # what a kill during close() may have left
+        for name in self._all.names:
+            write_part(self._folder / PARTS, 0, name, self._all.frame(name))
+        self._count = 1
+        reopen(self._root, self._spec.run_id)
+
+    def _clear(self) -> None:
         for path in (self._folder / PARTS).iterdir():
             path.unlink()
-        (self._folder / PARTS).rmdir()
+
+
+def folder_of(out: Any) -> Path:
+    """The folder that a caller names.
+
+    Raises:
+        CallError: no path.
+    """
+    if not isinstance(out, str | PathLike) or not str(out):
+        raise CallError(f"out: expected the path of an empty or new folder, got {brief(out)}")
+    return Path(out)
+
+
+def _unwritable(root: Path, error: OSError) -> WorkError:
+    return WorkError(f"out: expected a folder that can be written, got {root}: {error.strerror}")

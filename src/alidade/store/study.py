@@ -7,7 +7,7 @@ reported and never read as numbers. The JSON files carry a digest of themselves 
 
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from alidade.core.errors import CallError, WorkError
+from alidade.core.errors import CallError, WorkError, brief
 from alidade.core.records import COLUMNS, Row
 from alidade.core.spec import AnyRunSpec, RunSpec, parse_run_spec
 from alidade.store.files import (
@@ -28,10 +28,10 @@ from alidade.store.files import (
     write_atomically,
     write_json,
 )
+from alidade.store.parts import PARTS, parquet, parse, read_parts
 
 _MANIFEST, SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
 _THEORY = "theory.json"
-PARTS = "parts"  # folder of a survey's run that is still written, or was killed
 
 #: Types of the columns of the tidy table.
 SCHEMA: dict[str, Any] = {
@@ -96,10 +96,24 @@ def finished_segments(root: Path, run_id: str) -> frozenset[str]:
     Raises:
         WorkError: the run's DONE cannot be read, or a segment does not match it.
     """
+    return frozenset(finished_rows(root, run_id))
+
+
+def finished_rows(root: Path, run_id: str) -> dict[str, pl.DataFrame]:
+    """The segments of a finished run, each without run and seed; empty for a run that is not finished.
+
+    Raises:
+        WorkError: the run's DONE cannot be read, or a segment does not match it.
+    """
     folder = root / run_id
     if not (folder / _DONE).exists():
-        return frozenset()
-    return frozenset(_checked_segments(folder))
+        return {}
+    return {name: parse(folder / f"{name}.parquet", data) for name, data in _checked_segments(folder).items()}
+
+
+def reopen(root: Path, run_id: str) -> None:
+    """Make a finished run one that is still written: from now on its pieces count, and its segments do not."""
+    (root / run_id / _DONE).unlink(missing_ok=True)
 
 
 def write_run(root: Path, spec: AnyRunSpec, segments: Segments, environment: Mapping[str, Any]) -> None:
@@ -130,7 +144,7 @@ def write_run(root: Path, spec: AnyRunSpec, segments: Segments, environment: Map
 
 def _require_same_training(folder: Path, present: Mapping[str, bytes], segments: Segments) -> None:
     if "training" in present and "training" in segments.names:
-        stored = _parse(folder / "training.parquet", present["training"])
+        stored = parse(folder / "training.parquet", present["training"])
         if not stored.equals(segments.frame("training"), null_equal=True):
             raise WorkError(
                 f"{folder}: expected the training to repeat bit for bit, but it came out differently here "
@@ -201,6 +215,8 @@ def open_study(root: Path) -> Study:
 
 def load(root: str | Path) -> pl.DataFrame:
     """The tidy table of all measurements below ``root``: one row per number, columns as in core.records.COLUMNS."""
+    if not isinstance(root, str | os.PathLike):
+        raise CallError(f"load: expected the path of a folder with runs, got {brief(root)}")
     return open_study(Path(root)).frame
 
 
@@ -236,9 +252,9 @@ def _read_manifest(root: Path) -> dict[str, Any]:
 def _read_run(folder: Path, spec: AnyRunSpec) -> pl.DataFrame:
     if (folder / _DONE).exists():
         segments = _checked_segments(folder)
-        frames = [_parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
+        frames = [parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
     else:
-        frames = [_part(path) for path in sorted((folder / PARTS).glob("*.parquet"))]
+        frames = [frame for _, frame in read_parts(folder / PARTS)]
     frame = pl.concat([frame for frame in frames if frame.height] or frames[:1] or [pl.DataFrame(schema=_ROW_SCHEMA)])
     run = pl.lit(folder.name, dtype=pl.String).alias("run")
     return frame.with_columns(run, pl.lit(spec.seed, dtype=pl.Int64).alias("seed")).select(COLUMNS)
@@ -254,21 +270,6 @@ def _checked_segments(folder: Path) -> dict[str, bytes]:
     return contents
 
 
-def _part(path: Path) -> pl.DataFrame:
-    """A piece of a survey's run that was not closed; its name carries its digest."""
-    data = read_bytes(path)
-    if sha256(data)[:16] != path.name.split(".")[1]:
-        raise damaged(path, remedy="move that file away: the rest of the run is kept")
-    return _parse(path, data)
-
-
-def _parse(path: Path, data: bytes) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(io.BytesIO(data))
-    except pl.exceptions.PolarsError as error:
-        raise damaged(path) from error
-
-
 def _read_spec(folder: Path) -> AnyRunSpec:
     try:
         spec = parse_run_spec(read_bytes(folder / SPEC))
@@ -277,10 +278,3 @@ def _read_spec(folder: Path) -> AnyRunSpec:
     if spec.run_id != folder.name:
         raise damaged(folder / SPEC)
     return spec
-
-
-def parquet(frame: pl.DataFrame) -> bytes:
-    """The table as the bytes of a Parquet file."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    return buffer.getvalue()

@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.1
 class Listener(Protocol):
     """Who is told how the study goes."""
 
-    def advanced(self, run_id: str, step: int, loss: float, accuracy: float) -> None:
+    def advanced(self, run_id: str, step: int, loss: float, accuracy: float | None) -> None:
         """A run has taken ``step`` steps."""
 
     def finished(self, run_id: str) -> None:

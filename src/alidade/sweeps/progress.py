@@ -39,12 +39,12 @@ class StudyProgress:
     ) -> None:
         self._bars.stop()
 
-    def advanced(self, run_id: str, step: int, loss: float, accuracy: float) -> None:
+    def advanced(self, run_id: str, step: int, loss: float, accuracy: float | None) -> None:
         """A run has taken ``step`` steps."""
         if run_id in self._ended:  # its last words were late
             return
         self._steps[run_id] = step
-        self._metrics[run_id] = f"loss {loss:.3f}  accuracy {accuracy:.2f}"
+        self._metrics[run_id] = f"loss {loss:.3f}" + ("" if accuracy is None else f"  accuracy {accuracy:.2f}")
         spec = self._specs[run_id]
         if run_id not in self._tasks:
             self._tasks[run_id] = self._bars.add_task(spec.label, total=spec.steps, metrics="")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from alidade.core.probes import PlannedRun
-from alidade.core.spec import DataSpec
+from alidade.core.spec import DataSpec, ImagesName
 from alidade.data import Dataset, fingerprint, load
 from alidade.probes.environment import environment
 from alidade.store import Segments, write_run
@@ -30,7 +30,6 @@ class Job:
     """What every worker of a study shares."""
 
     root: Path
-    data: DataSpec
     data_dir: Path | None
     device: str
 
@@ -60,21 +59,24 @@ def execute(run: PlannedRun) -> str:
             _messages.put((run.spec.run_id, *progress))
 
     segments = Segments()
-    train(run.spec, _data(), run.probes, segments, _job.device, report)
+    train(run.spec, _images(run.spec.data), run.probes, segments, _job.device, report)
     write_run(_job.root, run.spec, segments, environment(_job.device))
     return run.spec.run_id
 
 
+def _images(data: DataSpec) -> Dataset | None:
+    return None if data.name == "gaussian" else _read(data.name, data.train_examples)
+
+
 @cache
-def _data() -> Dataset:
+def _read(name: ImagesName, train_examples: int | None) -> Dataset:
     """Read once per process, and by the first run, so that what goes wrong reaches the parent as its error."""
-    return load(_job.data.name, _job.data_dir, _job.data.train_examples)
+    return load(name, _job.data_dir, train_examples)
 
 
-def data_spec(data: DataSpec, data_dir: Path | None) -> DataSpec:
-    """The data specification with the fingerprint of what is really there."""
-    dataset = load(data.name, data_dir, data.train_examples)
-    return data.model_copy(update={"fingerprint": fingerprint(dataset)})
+def fingerprint_of(name: ImagesName, data_dir: Path | None, train_examples: int | None) -> str:
+    """The fingerprint of the images that are really there."""
+    return fingerprint(load(name, data_dir, train_examples))
 
 
 def _die_with_parent() -> None:

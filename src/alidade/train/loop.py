@@ -1,4 +1,4 @@
-"""One training run: the paper's plain loop, with the session looking along before each step."""
+"""One training run: the paper's plain loop, with the session looking along the way."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alidade.core.probes import AnyProbe
 from alidade.core.records import NON_FINITE, OK, Recorder, Row
 from alidade.core.spec import RunSpec
-from alidade.data import Batches, Dataset
+from alidade.data import Dataset
 from alidade.landscape.statistics import describe_statistics
-from alidade.probes.session import TIMING, Session, moment_before_step
-from alidade.train.build import build_loss, build_model, build_optimizer, l2_penalty
+from alidade.probes.session import TIMING, Session, StepStart, moment_before_step
+from alidade.train.build import Task, accuracy, build_optimizer, build_task
+from alidade.train.outcome import Outcome
 
 TRAINING = "training"
 
 
 class Progress(NamedTuple):
-    """Where a run stands, for whoever shows it."""
+    """Where a run stands, for whoever shows it; there is no accuracy in a regression."""
 
     step: int
     loss: float
-    accuracy: float
+    accuracy: float | None
 
 
 def make_deterministic(seed: int) -> None:
@@ -42,62 +41,70 @@ def make_deterministic(seed: int) -> None:
 
 def train(
     spec: RunSpec,
-    data: Dataset,
+    data: Dataset | None,
     probes: Sequence[AnyProbe],
     recorder: Recorder,
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda progress: None,
-) -> nn.Module:
+) -> torch.nn.Module:
     """Train ``spec`` and record the segments "training", "timing" and one per probe; return the trained model.
 
     A probe at step t sees the parameters after t optimizer steps and the batch of step t, before that step; the
-    last probe, at ``spec.steps``, sees the final parameters. The trajectory is bit-identical whatever is probed.
+    last probe, at ``spec.steps``, sees the final parameters. Probes of the step itself (covariate shift, profiles
+    along the update) see where it started and where it ended; there is none at ``spec.steps``. The trajectory is
+    bit-identical whatever is probed. ``data`` are the images; None where the spec draws its own data.
     """
     make_deterministic(spec.seed)
-    model = build_model(spec, data.train_images.shape[1], len(data.classes)).to(device)
-    optimizer, loss_fn = build_optimizer(spec, model), build_loss(spec)
-    batches = Batches(data, spec.batch_size, spec.seed, device)
-    test = (data.test_images.to(device), data.test_labels.to(device))
+    task = build_task(spec, data, device)
+    optimizer, outcome = build_optimizer(spec, task.model), Outcome(spec.steps, task.full_batch)
     session = Session(probes, recorder)
     recorder.record(TRAINING, [])
     began = time.perf_counter()
     for step in range(spec.steps + 1):
-        if due := session.due(step):
-            session.measure(moment_before_step(step, model, loss_fn, batches(step), test, step == 0), due)
+        before, across = session.due_around(step)
+        if before:
+            moment = moment_before_step(step, task.model, task.loss_fn, task.batches(step), task.test, step == 0)
+            session.measure(moment, before)
         if step == spec.steps:
             break
-        progress = _train_step(spec, model, optimizer, batches(step), step, recorder)
+        start = StepStart(step, task.model, task.loss_fn, task.batches(step)) if across else None
+        progress = _train_step(task, optimizer, step, recorder, outcome)
+        if start:
+            session.measure(start.moment_after_step(), across)
         report(progress)
+    recorder.record(TRAINING, list(outcome.rows()))
     recorder.record(TIMING, [Row(spec.steps, "training_seconds", time.perf_counter() - began, "s", dtype="float64")])
-    return model
+    return task.model
 
 
 def _train_step(
-    spec: RunSpec,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    step: int,
-    recorder: Recorder,
+    task: Task, optimizer: torch.optim.Optimizer, step: int, recorder: Recorder, outcome: Outcome
 ) -> Progress:
     """One step of gradient descent, recorded as loss and accuracy of this batch before the step."""
-    images, labels = batch
+    inputs, targets = task.batches(step)
     optimizer.zero_grad(set_to_none=True)
-    logits = model(images)
-    loss = F.cross_entropy(logits, labels)
-    objective = loss + l2_penalty(model, spec.l2) if spec.l2 else loss
-    objective.backward()
+    outputs = task.model(inputs)
+    loss = task.criterion(outputs, targets)
+    objective = task.with_penalty(task.model, loss)
+    objective.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    accuracy = float((logits.argmax(1) == labels).double().mean())
-    values = {"train_loss": (loss.item(), "nat"), "train_accuracy": (accuracy, "1")}
-    if spec.l2:
-        values["train_objective"] = (objective.item(), "nat")
-    statistics = describe_statistics(model)
+    unit = "nat" if task.kind == "classification" else "1"
+    values = {"train_loss": (loss.item(), unit)}
+    if task.kind == "classification":
+        values["train_accuracy"] = (accuracy(outputs, targets), "1")
+    if task.l2:
+        values["train_objective"] = (objective.item(), unit)
+    statistics, dtype = describe_statistics(task.model), str(loss.dtype).removeprefix("torch.")
     recorder.record(
         TRAINING,
         [
-            Row(step, name, value, unit, statistics=statistics, status=OK if np.isfinite(value) else NON_FINITE)
+            Row(step, name, value, unit, statistics=statistics, dtype=dtype, status=_status(value))
             for name, (value, unit) in values.items()
         ],
     )
-    return Progress(step + 1, loss.item(), accuracy)
+    outcome.note(step, loss.item())
+    return Progress(step + 1, loss.item(), values.get("train_accuracy", (None,))[0])
+
+
+def _status(value: float) -> str:
+    return OK if np.isfinite(value) else NON_FINITE

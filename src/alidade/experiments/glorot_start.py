@@ -1,0 +1,61 @@
+"""A control: a plain network that does not train stands on a plateau, and a plateau looks smooth."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from alidade.claims.claim import Claim, Runs
+from alidade.claims.comparisons import band_log_ratio, mean_over_training, paired
+from alidade.claims.quantities import BandSeries
+from alidade.core.probes import AnyProbe, PlannedRun
+from alidade.experiments.experiment import LEARNING_RATE, AnyNetwork, Experiment, Network, Settings, planned
+from alidade.experiments.probing import evaluation, lines
+
+#: A network has not trained if its loss over the last fifth is above this share of that over the whole run.
+UNTRAINED = 0.95
+END = 0.8
+
+_band = band_log_ratio(BandSeries("loss", "width"), equal_loss=False)
+
+
+def _smoother_where_untrained(runs: Runs, batch: str, plain: str) -> float | None:
+    """Log ratio batch / none of mean loss bands; None where the plain network has trained."""
+    whole, end = (mean_over_training(runs, plain, "train_loss", start) for start in (0.0, END))
+    if whole is None or end is None or end < UNTRAINED * whole:
+        return None
+    return _band(runs, batch, plain)
+
+
+_CLAIM = Claim(
+    id="plateau_looks_smooth",
+    experiment="glorot_start",
+    paper="Not in the paper: its networks start from Glorot's weights; a narrow plain one then stays on a plateau",
+    hypothesis="a plain network that does not train has a narrower loss band than the one with BatchNorm that trains",
+    statistic="ratio batch / none of the width of the loss band, Glorot init, where the plain network has not trained",
+    threshold=1.0,
+    per_seed=partial(
+        paired,
+        first="batch",
+        second="none",
+        learning_rate=LEARNING_RATE,
+        value=_smoother_where_untrained,
+        missing="the plain network trained, or a band is missing",
+    ),
+)
+
+
+def _probes(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
+    return (*evaluation(settings, network), *lines(settings, network))
+
+
+def _runs(settings: Settings) -> list[PlannedRun]:
+    return planned(settings, [Network(norm, init="glorot") for norm in ("none", "batch")], _probes)
+
+
+EXPERIMENT = Experiment(
+    name="glorot_start",
+    paper="Control",
+    question="Is a smooth landscape a good one?",
+    runs=_runs,
+    claims=(_CLAIM,),
+)

@@ -1,0 +1,1 @@
+"""Second derivatives of the loss: products with the Hessian, its eigenvalues, trace and spectrum."""

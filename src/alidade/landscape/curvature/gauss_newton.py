@@ -1,0 +1,95 @@
+r"""Products with the Gauss-Newton matrix :math:`J^\top \nabla^2_f C\, J` of outputs f and criterion C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from alidade.core.errors import CallError
+from alidade.landscape.conditions import Part
+from alidade.landscape.curvature.batch_norm import FusedBatchNorm
+from alidade.landscape.curvature.routes import Route, gradients_along, require_second_derivative
+from alidade.landscape.differentiation import Tensors, zeros_like_all
+from alidade.landscape.loss import as_scalar
+from alidade.landscape.objective import Objective
+
+
+class GaussNewton(Route):
+    r"""The graph of the outputs is kept, and that of :math:`u \mapsto J^\top u`, whose derivative is J (twice reverse).
+
+    The criterion's second derivative is exact; for a convex criterion the matrix has no negative eigenvalue. It is
+    the Hessian without the curvature of the network itself (Schraudolph 2002).
+    """
+
+    def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
+        super().__init__(objective, part, point, names)
+        with self.conditions() as run, FusedBatchNorm():
+            run(self.leaves, self._build)
+
+    @staticmethod
+    def check(objective: Objective, route: str) -> None:
+        """Refuse an objective whose outputs are not known, and a route other than this one."""
+        if objective.pair is None:
+            raise CallError(
+                "gauss_newton: expected an objective made with (forward, criterion), got a single loss_fn; "
+                "pass the pair, so that the outputs are known"
+            )
+        if route != "auto":
+            raise CallError(f"route: expected 'auto' for the Gauss-Newton matrix, which has one route, got {route!r}")
+
+    def _build(self, model: nn.Module) -> None:
+        forward, criterion = self.objective.pair or (None, None)
+        outputs, structure = pytree.tree_flatten(forward(model, self.part.batch))
+        self._outputs = [o for o in outputs if isinstance(o, Tensor) and o.requires_grad]
+        if not self._outputs:
+            raise CallError("forward: expected outputs that depend on the parameters, got none")
+        for output in self._outputs:
+            require_second_derivative(output)
+        self._dummies = [torch.zeros_like(o, requires_grad=True) for o in self._outputs]
+        pulled = torch.autograd.grad(
+            self._outputs, list(self.block.values()), self._dummies, create_graph=True, allow_unused=True
+        )
+        self._pulled = {n: g for n, g in zip(self.names, pulled, strict=True) if g is not None and g.requires_grad}
+        self._ends = [o.detach().requires_grad_() for o in self._outputs]
+        loss = self._criterion(criterion, pytree.tree_unflatten(self._replaced(outputs), structure))
+        first = torch.autograd.grad(loss, self._ends, create_graph=True, allow_unused=True)
+        self._first = [(g, end) for g, end in zip(first, self._ends, strict=True) if g is not None]
+        self.value = loss.detach()
+
+    def _replaced(self, outputs: list[Any]) -> list[Any]:
+        ends = iter(self._ends)
+        return [next(ends) if isinstance(o, Tensor) and o.requires_grad else o for o in outputs]
+
+    def _criterion(self, criterion: Any, outputs: Any) -> Tensor:
+        return self.part.weight * as_scalar(criterion(outputs, self.part.batch))
+
+    def product(self, v: Tensors) -> Tensors:
+        """Three backward passes: through the graph of the pull-back, the criterion's, and the network's."""
+        with self.conditions() as run:
+            found = run(self.leaves, lambda model: self._product(v))
+        return {name: gradient.detach() for name, gradient in found.items()}
+
+    def _product(self, v: Tensors) -> Tensors:
+        named = {str(i): dummy for i, dummy in enumerate(self._dummies)}
+        vectors = [v[name] for name in self._pulled]
+        pushed = list(gradients_along(list(self._pulled.values()), named, vectors, retain_graph=True).values())
+        curved = self._curved(pushed)
+        if curved is None:
+            return zeros_like_all(self.block)
+        return gradients_along(self._outputs, self.block, curved, retain_graph=True)
+
+    def _curved(self, pushed: list[Tensor]) -> list[Tensor] | None:
+        """The criterion's Hessian times ``pushed``; None where the criterion is linear."""
+        graph = [(g, p) for (g, _), p in zip(self._first, self._matching(pushed), strict=True) if g.requires_grad]
+        if not graph:
+            return None
+        named = {str(i): end for i, end in enumerate(self._ends)}
+        return list(gradients_along([g for g, _ in graph], named, [p for _, p in graph], retain_graph=True).values())
+
+    def _matching(self, pushed: list[Tensor]) -> list[Tensor]:
+        by_end = {id(end): p for end, p in zip(self._ends, pushed, strict=True)}
+        return [by_end[id(end)] for _, end in self._first]

@@ -1,0 +1,212 @@
+"""The Hessian or the Gauss-Newton matrix of an objective as a linear operator on flat vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, cast, get_args
+
+import torch
+from torch import Tensor
+
+from alidade.core.errors import AlidadeError, CallError, RefusedError
+from alidade.core.records import Provenance
+from alidade.landscape.curvature.block import Block
+from alidade.landscape.curvature.gauss_newton import GaussNewton
+from alidade.landscape.curvature.routes import Difference, ForwardOverReverse, Kept, Rebuilt, Route, RouteError
+from alidade.landscape.differentiation import ReentrantError, Tensors, summed
+from alidade.landscape.objective import Objective
+
+RouteName = Literal["auto", "kept", "rebuilt", "forward_over_reverse", "difference"]
+Matrix = Literal["hessian", "gauss_newton"]
+CHOICES: tuple[RouteName, ...] = get_args(RouteName)
+ROUTES: dict[str, type[Route]] = {
+    "kept": Kept, "rebuilt": Rebuilt, "forward_over_reverse": ForwardOverReverse, "difference": Difference,
+    "gauss_newton": GaussNewton,
+}  # fmt: skip
+
+#: Two step lengths whose differences are farther apart than this, relatively, did not measure one matrix.
+MOST_DISAGREEMENT = 0.05
+
+
+class SymmetricOperator(Protocol):
+    """What the solvers need: a symmetric matrix that can be multiplied with a vector."""
+
+    dimension: int
+    matvecs: int
+    block: Block
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product with a flat vector of the block."""
+
+    @property
+    def route(self) -> str:
+        """How products are taken."""
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the products so far, in words; None if nothing."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """Under which conditions the products were taken."""
+
+    def gradient(self) -> Tensor | None:
+        """The gradient where it is known without another pass: a good place to begin a search."""
+
+
+class CurvatureOperator:
+    r"""Products with :math:`\nabla^2 L(\theta)`, or with the Gauss-Newton matrix, where the objective stands now.
+
+    The parameters are copied at the first product: later training does not move the operator. With several
+    (micro-)batches the products are added up in float64.
+
+    Args:
+        objective: one with (forward, criterion) for the Gauss-Newton matrix.
+        names: parameters or modules, for the diagonal block of these alone; None is the whole matrix.
+        route: "kept" (double backward, graph kept), "rebuilt" (a graph per product), "forward_over_reverse"
+            (``jvp(grad)``), "difference" (central differences). "auto" keeps the graph of a single batch and rebuilds
+            those of several; where memory runs out it rebuilds, where double backward is missing it takes
+            ``jvp(grad)``, and differences where that is missing, too.
+        matrix: "hessian" or "gauss_newton" (which has one route of its own).
+
+    Raises:
+        CallError: an unknown route, matrix or name; a Gauss-Newton matrix of an objective without the pair.
+        RefusedError: from a product, where the loss or the product is not finite.
+
+    Cost per product, in forward and backward passes: kept 0.9 (and one of both at the start), rebuilt 2,
+    forward_over_reverse 2 to 2.5, difference 4.
+
+    >>> from torch import nn
+    >>> model = nn.Linear(2, 1, bias=False).double()
+    >>> stretch = torch.diag(torch.tensor([2.0, 1.0])).double()
+    >>> operator = CurvatureOperator(Objective(model, lambda model, x: model(x).square().sum() / 2, stretch))
+    >>> operator.dimension, operator.matvec(torch.tensor([1.0, 1.0]).double()).tolist(), operator.route
+    (2, [4.0, 1.0], 'kept')
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        names: Sequence[str] | None = None,
+        route: RouteName = "auto",
+        matrix: Matrix = "hessian",
+    ) -> None:
+        if matrix not in ("hessian", "gauss_newton"):
+            raise CallError(f"matrix: expected 'hessian' or 'gauss_newton', got {matrix!r}")
+        if route not in CHOICES:
+            raise CallError(f"route: expected 'auto' or one of {', '.join(CHOICES[1:])}, got {route!r}")
+        if matrix == "gauss_newton" and (route != "auto" or objective.pair is None):
+            GaussNewton.check(objective, route)
+        self.objective, self.matrix = objective, matrix
+        self.block = Block(objective.parameters, names)
+        self.dimension = self.block.dimension
+        self.matvecs = 0
+        self._plan = _plan(matrix, route, len(objective.parts))
+        self._routes: list[Route] | None = None
+        self._disagreement = 0.0
+
+    @property
+    def route(self) -> str:
+        """The route in use; after a fall back no longer the one that was asked for."""
+        return self._plan[0]
+
+    @property
+    def problem(self) -> str | None:
+        """None, or that finite differences at two step lengths disagree."""
+        if self._disagreement <= MOST_DISAGREEMENT:
+            return None
+        return f"differences at two step lengths disagree by {self._disagreement:.2g}"
+
+    @property
+    def provenance(self) -> Provenance:
+        """Statistics mode, precision and batch size of the objective."""
+        return Provenance(self.objective.statistics, self.objective.dtype, self.objective.batch_size)
+
+    def product(self, v: Mapping[str, Tensor]) -> Tensors:
+        """The product with a vector given as one tensor per parameter of the block."""
+        return self.block.named(self.matvec(self.block.checked(v)))
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product with a flat vector of ``dimension`` numbers.
+
+        Raises:
+            RefusedError: it is not finite.
+        """
+        if vector.shape != (self.dimension,):
+            raise CallError(f"vector: expected {self.dimension} numbers, got shape {tuple(vector.shape)}")
+        found = self._attempt(self.block.named(vector.detach()))
+        self.matvecs += 1
+        if not bool(torch.isfinite(found).all()):
+            raise RefusedError(
+                f"{self.matrix}: expected a finite product, got NaN or infinity at product {self.matvecs}; "
+                "loss or gradient overflow here, so measure earlier in training or in float64"
+            )
+        return found
+
+    def gradient(self) -> Tensor | None:
+        """The block of the gradient as a flat vector, where the first product's graph gave it for nothing."""
+        self._attempt(None)
+        if self.route != "kept":
+            return None
+        return self._summed([self.block.flat(cast(Kept, route).gradient) for route in self._routes or ()])
+
+    def _attempt(self, v: Tensors | None) -> Tensor:
+        """A product, or with None only the preparation; on the next route of the plan where one cannot be gone."""
+        first: Exception | None = None
+        while True:
+            try:
+                return self._go(v)
+            except (RuntimeError, NotImplementedError) as error:
+                stays = isinstance(error, AlidadeError) and not isinstance(error, ReentrantError | RouteError)
+                if stays or len(self._plan) == 1:
+                    raise (first or error) from None
+                first = first or error
+            self._routes = None
+            self._plan = self._plan[1:]
+
+    def _go(self, v: Tensors | None) -> Tensor:
+        if self._routes is None:
+            point, kind = self.objective.parameters, ROUTES[self.route]
+            self._routes = [kind(self.objective, part, point, self.block.names) for part in self.objective.parts]
+            self._confirm(self._routes)
+        if v is None:
+            return torch.empty(0)
+        found = self._summed([self.block.flat(route.product(v)) for route in self._routes])
+        gaps = [route.disagreement for route in self._routes if isinstance(route, Difference)]
+        self._disagreement = max([self._disagreement, *gaps])
+        return found
+
+    def _confirm(self, routes: list[Route]) -> None:
+        """The objective's own check; the loss of a graph that was just made saves it one forward pass."""
+        values = [route.value for route in routes if isinstance(route, Kept)]
+        if len(values) == len(routes):
+            value = summed(values)
+            if not math.isfinite(float(value)):
+                raise RefusedError(f"objective: expected a finite loss, got {float(value)}; there is no curvature here")
+        self.objective.confirm(summed(values) if values else None, differentiated=bool(values))
+
+    def _summed(self, vectors: list[Tensor]) -> Tensor:
+        if len(vectors) == 1:
+            return vectors[0]
+        return torch.stack([v.double() for v in vectors]).sum(0).to(self.block.dtype)
+
+
+def as_operator(
+    objective: Objective | SymmetricOperator, names: Sequence[str] | None = None, matrix: Matrix = "hessian"
+) -> SymmetricOperator:
+    """The operator of an objective; an operator is returned as it is."""
+    if isinstance(objective, Objective):
+        return CurvatureOperator(objective, names, matrix=matrix)
+    if names is not None or matrix != "hessian":
+        raise CallError("names, matrix: expected only with an objective; an operator has chosen them already")
+    return objective
+
+
+def _plan(matrix: str, route: str, parts: int) -> tuple[str, ...]:
+    """Routes in the order in which they are tried."""
+    if matrix == "gauss_newton":
+        return ("gauss_newton",)
+    if route != "auto":
+        return (route,)
+    return (*(("kept",) if parts == 1 else ()), "rebuilt", "forward_over_reverse", "difference")

@@ -1,0 +1,141 @@
+"""A line through parameter space: its points, and the inner products of the gradients there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alidade.landscape.coordinates import Coordinates, Piece
+from alidade.landscape.differentiation import Tensors
+from alidade.landscape.layout import Layout
+
+
+class InnerProducts(NamedTuple):
+    """In the line's coordinates, with g(eta) the gradient at a point and d the direction."""
+
+    change: float  # ||g(0) - g(eta)||^2
+    first: float  # ||g(0)||^2
+    second: float  # ||g(eta)||^2
+    both: float  # <g(0), g(eta)>
+    along: float  # <d, g(0) - g(eta)>
+    rounding: float  # squared distance between the point meant and the point reached
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where a profile starts and where it goes; raw tensors by parameter name."""
+
+    system: Coordinates
+    start: Tensors
+    base: Tensors  # the gradient at the start; empty where it is not needed
+    along: Tensors
+
+    def point(self, eta: float) -> Tensors:
+        """The tensors of theta - eta d, which hold until the next point is asked for."""
+        return {name: torch.sub(value, self.along[name], alpha=eta) for name, value in self.start.items()}
+
+    @cached_property
+    def length(self) -> float:
+        """Norm of d."""
+        return self.system.length(self.along)
+
+    def slope(self) -> float:
+        """<d, g(0)>, the same number in every coordinates."""
+        pieces = Coordinates("raw").bundles(self.along, self.base)
+        return sum(float(_dot(piece.raw[0].double(), piece.raw[1].double())) for piece in pieces)
+
+    def inner_products(self, now: Tensors, eta: float) -> InnerProducts:
+        """With the gradient ``now`` at the point ``eta``: one pass over the parameters, some at a time."""
+        pieces = self.system.bundles(self.start, self.point(eta), self.along, self.base, now)
+        return InnerProducts(*np.sum([_products(piece, eta) for piece in pieces], axis=0).tolist())
+
+
+class _PackedLine(Line):
+    """The line of a small network, as vectors: what does not change along it is widened to float64 once.
+
+    Nothing as large as the network is allocated per point: fetching fresh pages costs more than the arithmetic.
+    """
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout(self.start)
+
+    @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        return self._layout.pack(self.start), self._layout.pack(self.along)
+
+    @cached_property
+    def _there(self) -> Tensor:
+        return torch.zeros_like(self._ends[0])
+
+    @cached_property
+    def _views(self) -> Tensors:
+        return self._layout.views(self._there)
+
+    @cached_property
+    def _wide(self) -> _Wide:
+        factors = self.system.factors
+        factor = None if factors is None else self._layout.pack(factors)
+        along, base = (self._layout.pack(tensors).double() for tensors in (self.along, self.base))
+        fixed = Piece(factor, [along, base])
+        work = torch.zeros_like(along)
+        base, step = fixed.gradient(1), fixed.component(0)
+        inverse = None if factor is None else fixed.as_component(torch.ones_like(along))
+        return _Wide(factor, inverse, along, step, base, _dot(base, base), work, self._layout.views(work))
+
+    def point(self, eta: float) -> Tensors:
+        torch.sub(*self._ends, alpha=eta, out=self._there)
+        return self._views
+
+    def inner_products(self, now: Tensors, eta: float) -> InnerProducts:
+        wide, work = self._wide, self._wide.work
+        for name, view in wide.views.items():
+            view.copy_(now[name])
+        if wide.factor is not None:
+            work.mul_(wide.factor)
+        second, both = _dot(work, work), _dot(wide.base, work)
+        torch.sub(wide.base, work, out=work)
+        change, along = _dot(work, work), _dot(wide.step, work)
+        self.point(eta)  # once more: a forward pass may write to its parameters
+        work.copy_(self._there).sub_(self._ends[0]).add_(wide.along, alpha=eta)
+        if wide.inverse is not None:
+            work.mul_(wide.inverse)
+        return InnerProducts(*torch.stack([change, wide.first, second, both, along, _dot(work, work)]).tolist())
+
+
+class _Wide(NamedTuple):
+    """Vectors of float64: a factor of the coordinates (None: 1), what does not change, and room to work in."""
+
+    factor: Tensor | None
+    inverse: Tensor | None
+    along: Tensor  # the raw direction
+    step: Tensor  # the direction in the coordinates
+    base: Tensor  # the gradient at the start in the coordinates
+    first: Tensor  # its squared norm
+    work: Tensor
+    views: Tensors
+
+
+def line_along(system: Coordinates, start: Tensors, base: Tensors, along: Tensors) -> Line:
+    """The line start - eta along."""
+    kind = _PackedLine if Layout.fits(start) else Line
+    return kind(system, start, base, along)
+
+
+def _products(piece: Piece, eta: float) -> InnerProducts:
+    start, moved, along = piece.raw[:3]
+    lost = (moved.double() - start).add_(along, alpha=eta)  # float32 operands are widened on the way
+    rounding, step = piece.as_component(lost), piece.component(2)
+    first, second = piece.gradient(3), piece.gradient(4)
+    change = first - second
+    pairs = [(change, change), (first, first), (second, second), (first, second), (step, change), (rounding, rounding)]
+    return InnerProducts(*torch.stack([_dot(*pair) for pair in pairs]).tolist())
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return torch.dot(left.reshape(-1), right.reshape(-1))

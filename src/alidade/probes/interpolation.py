@@ -1,0 +1,211 @@
+"""Losses along the straight line between two checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from itertools import count
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alidade.core.errors import CallError, RefusedError, brief
+from alidade.core.records import Provenance, Statistics
+from alidade.core.surface import Interpolation
+from alidade.landscape.arguments import check_model
+from alidade.landscape.batches import Supply, check_batch
+from alidade.landscape.conditions import Part, conditions_now
+from alidade.landscape.isolation import Isolation, call_at, unwrap
+from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
+from alidade.landscape.objective import Objective
+from alidade.landscape.planes import dot
+from alidade.landscape.states import matched_state
+from alidade.landscape.statistics import MODES, check_statistics, describe_statistics, switch_statistics
+
+Tensors = dict[str, Tensor]
+
+_BUFFERS = ("interpolated", "first", "second")
+
+
+@torch.inference_mode(mode=False)
+def interpolate(
+    model: nn.Module,
+    loss_fn: Any,
+    batch: Any,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    points: int = 25,
+    statistics: str | None = None,
+    *,
+    recompute: Iterable[Any] | None = None,
+    buffers: str = "interpolated",
+) -> Interpolation:
+    r"""Losses at :math:`(1 - t) \theta_1 + t \theta_2` for t from 0 to 1 (Goodfellow et al. 2015).
+
+    All parameters move, also those without ``requires_grad``. At the ends the tensors are exactly those of the
+    checkpoints. ``barrier`` of the result is the largest rise above the chord between the ends (Entezari et al.
+    2022, Definition 2.1).
+
+    Between two networks with BatchNorm neither network's running statistics fit, nor does their mean: the loss with
+    running statistics is then high for that reason alone. ``recompute`` measures them afresh at every point: each
+    layer that keeps them starts anew and takes a cumulative average over the given batches, with the loss function
+    run on each (Garipov et al. 2018). Other layers keep their mode meanwhile.
+
+    Args:
+        model: any module; wrappers of data parallelism and compilation are looked through. Its own weights are not
+            used, and it is left as it was.
+        loss_fn: ``loss_fn(model, batch)`` returns a scalar Tensor; or a pair ``(forward, criterion)``.
+        batch: whatever ``loss_fn`` takes.
+        first: the state dictionary at t = 0.
+        second: the state dictionary at t = 1.
+        points: K, at least 2.
+        statistics: as for :class:`~alidade.Objective`: None, "batch" or "running".
+        recompute: batches as ``loss_fn`` takes them; None leaves the running statistics as ``buffers`` says.
+        buffers: "interpolated" (those of whole numbers come from ``first``), "first" or "second".
+
+    Raises:
+        CallError: state dictionaries that do not match the model, an unknown name, too few points, running
+            statistics that no batch has moved, ``recompute`` where nothing uses running statistics.
+        RefusedError: the loss is not a function of the parameters, or a layer's statistics cannot start anew.
+
+    Cost: K + 1 forward passes, and K + 1 for each batch to recompute from. Memory: one copy of the
+    parameters and of the batches.
+
+    >>> model = nn.Linear(1, 1, bias=False).double()
+    >>> ends = [{"weight": torch.tensor([[w]]).double()} for w in (-1.0, 1.0)]
+    >>> def loss_fn(model, x):  # (w^2 - 1)^2: two minima and a barrier between them
+    ...     return (model(x).square() - 1).square().sum()
+    >>> line = interpolate(model, loss_fn, torch.ones(1, 1).double(), *ends, points=5)
+    >>> line.losses.tolist(), line.barrier, line.distance
+    ([0.0, 0.5625, 1.0, 0.5625, 0.0], 1.0, 2.0)
+    """
+    inner = unwrap(model)
+    check_model(inner)
+    check_batch(batch)
+    _check_names(points, statistics, buffers)
+    ends = matched_state(inner, first, "first"), matched_state(inner, second, "second")
+    part, batches = Part(batch, conditions_now(inner)), _supplies(recompute)
+    run = _Run(inner, as_loss_function(loss_fn), part, statistics, batches, Isolation(inner), ends, buffers)
+    fractions = np.linspace(0.0, 1.0, int(points))
+    with run.isolation.held(part.conditions.randomness), torch.no_grad():
+        once, used = run.at(0.0)
+        losses = [run.at(float(t))[0] for t in fractions]
+    objective = Objective.of_parts(inner, loss_fn, [part], check_deterministic=False)
+    require_same(once, losses[0], objective.dtype)
+    return Interpolation(
+        fractions=fractions,
+        losses=np.array([float(loss) for loss in losses]),
+        distance=run.distance(),
+        buffers=buffers,
+        recomputed_batches=len(batches),
+        provenance=Provenance(used, objective.dtype, objective.batch_size, direction="checkpoints"),
+    )
+
+
+def _check_names(points: Any, statistics: Any, buffers: Any) -> None:
+    if not isinstance(points, Integral) or isinstance(points, bool) or points < 2:
+        raise CallError(f"points: expected a whole number from 2, got {brief(points)}")
+    if statistics not in MODES:
+        raise CallError(f"statistics: expected None, 'batch' or 'running', got {brief(statistics)}")
+    if buffers not in _BUFFERS:
+        raise CallError(f"buffers: expected one of {', '.join(map(repr, _BUFFERS))}, got {brief(buffers)}")
+
+
+def _supplies(recompute: Any) -> list[Supply]:
+    if recompute is None:
+        return []
+    if isinstance(recompute, str | bytes | Mapping | Tensor) or not isinstance(recompute, Iterable):
+        raise CallError(f"recompute: expected a list of batches as loss_fn takes them, got {brief(recompute)}")
+    batches = list(recompute)
+    for batch in batches:
+        check_batch(batch)
+    if not batches:
+        raise CallError("recompute: expected at least one batch, got none")
+    return [Supply(batch) for batch in batches]
+
+
+class _Run(NamedTuple):
+    """What is evaluated at each point, and how."""
+
+    model: nn.Module
+    loss_fn: LossFunction
+    part: Part
+    statistics: str | None
+    batches: list[Supply]
+    isolation: Isolation
+    ends: tuple[Tensors, Tensors]
+    buffers: str
+
+    def at(self, t: float) -> tuple[Tensor, Statistics]:
+        """The loss, and which statistics it used; random numbers are those of the start at every point."""
+        with self.isolation.evaluation(self.part.conditions.randomness) as places, self.part.replayed(self.model):
+            live = {place.name: place.members[place.key] for place in places.parameters}
+            mixed = self._between(t, set(live))
+            leaves = {n: nn.Parameter(mixed.pop(n), requires_grad=p.requires_grad) for n, p in live.items()}
+            found: tuple[Tensor, Statistics] = call_at(self.model, leaves, self._loss, mixed, places)
+            return found
+
+    def distance(self) -> float:
+        """Norm of the difference of all parameters."""
+        names = {place.name for place in self.isolation.places().parameters}
+        away = {name: self.ends[1][name].double() - self.ends[0][name].double() for name in names}
+        return math.sqrt(dot(away, away))
+
+    def _between(self, t: float, parameters: set[str]) -> Tensors:
+        """New tensors; exactly those of the checkpoints at the ends. A buffer that one of them lacks is left out."""
+        first, second = self.ends
+        mixed = {}
+        for name in (name for name in first if name in second):
+            kind = "interpolated" if name in parameters else self.buffers
+            if kind == "interpolated" and first[name].is_floating_point():
+                mixed[name] = torch.lerp(first[name], second[name], t)
+            else:
+                mixed[name] = (second if kind == "second" else first)[name].clone()
+        return mixed
+
+    def _loss(self, model: nn.Module) -> tuple[Tensor, Statistics]:
+        if self.batches:
+            switch_statistics(model, self.statistics)
+            _recompute(model, self.loss_fn, self.batches)
+            self.part.conditions.randomness.install()
+        check_statistics(model, self.statistics)
+        switch_statistics(model, self.statistics)
+        return as_scalar(self.loss_fn(model, self.part.supply.fresh())).detach(), describe_statistics(model)
+
+
+def _recompute(model: nn.Module, loss_fn: LossFunction, batches: list[Supply]) -> None:
+    """Give the layers that use running statistics the averages over these batches; to be called inside isolation."""
+    layers = [m for m in model.modules() if m._buffers.get("running_mean") is not None and not m.training]
+    if not layers:
+        raise CallError("recompute: expected a layer that uses running statistics; pass statistics='running'")
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(_averaging(layer))
+        for batch in batches:
+            with batch.restored():
+                loss_fn(model, batch.fresh())
+    for layer in layers:
+        layer.training = False
+
+
+def _averaging(layer: nn.Module) -> Callable[[], None]:
+    """Let a layer start anew, with the cumulative average of its calls; returns what ends that.
+
+    It needs new = (1 - momentum) old + momentum batch: then 1 / n in the n-th call is the mean of the first n.
+    """
+    if not hasattr(layer, "momentum"):
+        raise RefusedError(f"recompute: expected layers with a momentum, got {type(layer).__name__} without one")
+    for name, buffer in layer._buffers.items():
+        if name.startswith("running_") and buffer is not None:
+            buffer.zero_()  # even a NaN is forgotten
+    calls = count(1)
+
+    def weigh(module: nn.Module, inputs: Any) -> None:
+        vars(module)["momentum"] = 1 / next(calls)
+
+    layer.training = True
+    return layer.register_forward_pre_hook(weigh).remove

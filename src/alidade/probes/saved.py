@@ -1,0 +1,58 @@
+"""Activation statistics as plain tensors, numbers and text, as ``torch.load(weights_only=True)`` wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alidade.core.activations import ActivationStatistics, LayerActivations
+from alidade.core.records import Provenance
+from alidade.core.sketch import Histogram, Moments
+
+
+def plain_statistics(statistics: ActivationStatistics) -> dict[str, Any]:
+    """A dictionary that ``statistics_of`` turns back into the same statistics.
+
+    >>> layer = LayerActivations(Moments.of([[1.0, 3.0]]), Histogram.of([1.0, 3.0]), unit_axis=1)
+    >>> there = plain_statistics(ActivationStatistics({"0": layer}, Provenance("none", "float32", 2)))
+    >>> there["layers"]["0"]["units"]["mean"], statistics_of(there)["0"].units.mean
+    (tensor([2.], dtype=torch.float64), array([2.]))
+    """
+    layers = {
+        name: {
+            "units": _plain(layer.units),
+            "histogram": _plain(layer.histogram),
+            "unit_axis": layer.unit_axis,
+            "calls": layer.calls,
+        }
+        for name, layer in statistics.by_layer.items()
+    }
+    return {"layers": layers, "provenance": asdict(statistics.provenance)}
+
+
+def statistics_of(plain: Mapping[str, Any]) -> ActivationStatistics:
+    """What ``plain_statistics`` was given."""
+    layers = {
+        name: LayerActivations(
+            Moments(**_arrays(layer["units"])),
+            Histogram(**_arrays(layer["histogram"])),
+            layer["unit_axis"],
+            layer["calls"],
+        )
+        for name, layer in plain["layers"].items()
+    }
+    return ActivationStatistics(layers, Provenance(**plain["provenance"]))
+
+
+def _plain(value: Moments | Histogram) -> dict[str, Any]:
+    there = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in there.items()}
+
+
+def _arrays(there: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: v.numpy().copy() if isinstance(v, Tensor) else v for name, v in there.items()}
