@@ -111,7 +111,9 @@ def test_no_labels_of_an_axis_overlap(visit):
 
 
 def test_the_slider_moves_curves_and_numbers(visit):
-    shapes = "() => [...document.querySelectorAll('[data-stepper] .mark-line path')].map(p => p.getAttribute('d')).join()"
+    shapes = (
+        "() => [...document.querySelectorAll('[data-stepper] .mark-line path')].map(p => p.getAttribute('d')).join()"
+    )
     numbers = "() => [...document.querySelectorAll('[data-stepper] [data-variant]')].map(p => p.textContent).join()"
     before = visit.page.evaluate(shapes), visit.page.evaluate(numbers)
     visit.page.focus(".slider")

@@ -48,7 +48,7 @@ def _unmoved(id_: str, quantity: str, step_size: float | None, words: str) -> Cl
         experiment="rescaling_control",
         paper=_PAPER,
         hypothesis=f"{words} is the same, within a factor of 1.05, under quartered and quadrupled weights",
-        statistic=f"the larger over the smaller of {words}, weights x 1/4 and x 4, median over probes",
+        statistic=f"ratio of the larger to the smaller of {words}, weights x 1/4 and x 4, median over probes",
         threshold=1.05,
         relation="<",
         per_seed=partial(

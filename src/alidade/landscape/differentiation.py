@@ -149,6 +149,11 @@ def once_differentiable(loss: Tensor) -> str | None:
     for node in nodes_behind(loss):
         function = getattr(node, "_forward_cls", None)
         backward = getattr(function, "backward", None)
-        if hasattr(backward, "__wrapped__") and backward.__globals__.get("__name__") == "torch.autograd.function":
+        if (
+            function
+            and backward
+            and hasattr(backward, "__wrapped__")
+            and backward.__globals__.get("__name__") == "torch.autograd.function"
+        ):
             return str(function.__name__)
     return None

@@ -100,7 +100,7 @@ def _cells(surface: LossSurface, x: Axis, y: Axis, log: bool) -> alt.Chart:
     scale = alt.Scale(type="log" if log else "linear", scheme="viridis", reverse=True, nice=False, zero=False)
     legend = alt.Legend(title=None, type="gradient", orient="right", gradientLength=SURFACE_SIZE - 20, format=".3~g")
     tips = [alt.Tooltip("x:Q", format=".3~g"), alt.Tooltip("y:Q", format=".3~g"), alt.Tooltip("loss:Q", format=".4~g")]
-    return (
+    chart: alt.Chart = (
         alt.Chart(data(table, digits=6))
         .mark_rect(stroke=None)
         .encode(
@@ -112,11 +112,12 @@ def _cells(surface: LossSurface, x: Axis, y: Axis, log: bool) -> alt.Chart:
             tooltip=tips,
         )
     )
+    return chart
 
 
 def _contours(segments: Sequence[tuple[float, ...]], x: Axis, y: Axis) -> alt.Chart:
     table = pl.DataFrame(segments, schema=["loss", "x", "y", "x2", "y2"], orient="row")
-    return (
+    chart: alt.Chart = (
         alt.Chart(data(table, digits=5))
         .mark_rule(color=css("paper"), strokeWidth=0.8, opacity=0.75, strokeCap="round")
         .encode(
@@ -124,6 +125,7 @@ def _contours(segments: Sequence[tuple[float, ...]], x: Axis, y: Axis) -> alt.Ch
             tooltip=[alt.Tooltip("loss:Q", title="contour", format=".3~g")],
         )
     )  # fmt: skip
+    return chart
 
 
 def _path(surface: LossSurface, x: Axis, y: Axis) -> list[alt.Chart]:

@@ -37,8 +37,8 @@ def hessian_trace(
     First ten products with random signs :math:`\omega` (Hutchinson 1990):
     :math:`\mathrm{tr}(H) \approx \overline{\omega^\top H \omega}`. Where many more would be needed, and a few
     directions hold most of these products, outlying eigenvalues make the variance, and they can be taken out (Hutch++,
-    Meyer et al. 2021, SOSA): with Q an orthonormal basis of the ten, :math:`\mathrm{tr}(Q^\top H Q)` costs ten more and is
-    exact, and fresh samples estimate the rest, :math:`\omega^\top (I - QQ^\top) H (I - QQ^\top)\, \omega`. Where every
+    Meyer et al. 2021, SOSA): with Q an orthonormal basis of the ten, :math:`\mathrm{tr}(Q^\top H Q)` costs ten more
+    and is exact, and fresh samples estimate the rest, :math:`\omega^\top (I - QQ^\top) H (I - QQ^\top)\, \omega`. Where every
     dimension by itself would be cheaper, that is done.
 
     The standard error is widened by t / 1.96, the quantile of Student's t over the normal one, so that two of them
@@ -179,7 +179,7 @@ class _Estimator:
 
 
 def _has_outliers(images: list[Tensor]) -> bool:
-    """Whether a few directions hold most of the products: all are alike long and orthogonal where the spectrum is flat."""
+    """Whether a few directions hold most of the products: where the spectrum is flat, all are alike and orthogonal."""
     energy = torch.linalg.svdvals(torch.stack(images).double()).square()
     return float(energy[: len(images) // 2].sum() / energy.sum()) > OUTLYING
 
