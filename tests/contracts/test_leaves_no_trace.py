@@ -11,7 +11,15 @@ from tests.cases import CASES, HOOKED_BACKWARD, Case, cross_entropy
 from tests.snapshot import snapshot
 from torch import nn
 
-from alidade import Objective, activation_statistics, covariate_shift, layer_scalars, line_profile
+from alidade import (
+    Objective,
+    activation_statistics,
+    covariate_shift,
+    interpolate,
+    layer_scalars,
+    line_profile,
+    loss_surface,
+)
 from alidade.errors import CallError, RefusedError
 from alidade.probes.evaluation import evaluate
 from alidade.probes.rescaling import rescaled
@@ -22,6 +30,12 @@ def _shift(objective: Objective) -> object:
     before = {name: value.clone() for name, value in objective.model.state_dict().items()}
     after = {name: value * 0.9 if value.is_floating_point() else value for name, value in before.items()}
     return covariate_shift(objective.model, objective.loss_fn, objective.batch, before, after)
+
+
+def _interpolation(objective: Objective) -> object:
+    first = objective.model.state_dict()
+    second = {name: value * 0.9 if value.is_floating_point() else value for name, value in first.items()}
+    return interpolate(objective.model, objective.loss_fn, objective.batch, first, second, points=3)
 
 
 def _or_refused(measure: Callable[[Objective], object]) -> Callable[[Objective], object]:
@@ -50,6 +64,8 @@ PROBES: dict[str, Callable[[Objective], object]] = {
     "layer scalars": lambda objective: layer_scalars(objective, lr=0.1),
     "theorem": _or_refused(lipschitz_reduction),
     "rescaled": _or_refused(lambda objective: rescaled(objective, 2.0).value()),
+    "surface": lambda objective: loss_surface(objective, points=2, normalize="raw"),
+    "interpolation": _interpolation,
 }
 
 
@@ -131,7 +147,7 @@ def test_nothing_changes_when_a_probe_is_interrupted(probe: str, where: str, err
     assert (raised > 0) == evaluates
 
 
-_NO_BACKWARD = {("backward", probe) for probe in ("value", "activations", "rescaled")}
+_NO_BACKWARD = {("backward", probe) for probe in ("value", "activations", "rescaled", "surface", "interpolation")}
 
 
 def test_the_users_live_graph_survives() -> None:

@@ -10,7 +10,7 @@ Biases, norm scales and shifts and zero filters have factor 0: they stay at rest
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -60,11 +60,16 @@ class Coordinates:
 
     def gradient_norm(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw gradient in these coordinates."""
-        return root_sum(piece.gradient(0).square() for piece in self.bundles(raw))
+        return self._root_sum_of_squares(raw, Piece.gradient)
 
     def length(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw displacement in these coordinates."""
-        return root_sum(piece.component(0).square() for piece in self.bundles(raw))
+        return self._root_sum_of_squares(raw, Piece.component)
+
+    def _root_sum_of_squares(self, raw: Mapping[str, Tensor], seen: Callable[[Piece, int], Tensor]) -> float:
+        """Piece by piece, not joined: joining copies, and that costs more than the squares."""
+        parts = (seen(piece, 0).reshape(-1) for name, value in raw.items() for piece in self.pieces(name, value))
+        return math.sqrt(math.fsum(torch.stack([torch.dot(part, part) for part in parts]).tolist()))
 
     def from_gradient(self, name: str, raw: Tensor, scale: float) -> Tensor:
         r"""The raw displacement :math:`d_j = c \|w_j\| G_j` along one parameter's gradient, in its precision."""

@@ -25,7 +25,7 @@ from alidade.landscape.differentiation import (
     summed_by_name,
     zeros_like_all,
 )
-from alidade.landscape.isolation import Isolation, call_at, isolated, unwrap
+from alidade.landscape.isolation import Isolation, call_at, unwrap
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
 from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
 from alidade.landscape.weight_norm import PlainWeightNorm
@@ -139,8 +139,7 @@ class Objective:
     @property
     def statistics(self) -> Statistics:
         """What the normalization layers use in this objective: batch, running, mixed or none."""
-        with isolated(self.model), self.parts[0].conditions.replayed(self.model):
-            switch_statistics(self.model, self._declared)
+        with self.conditions_of(self.parts[0]):
             return describe_statistics(self.model)
 
     @property

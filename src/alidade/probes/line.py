@@ -89,6 +89,7 @@ def line_profile(
         line = line_along(system, start, base, _direction(objective, system, direction, base, seed))
         error = gradient_error(objective.dtype)
         points = [_measure(objective, line, float(eta), gradients, error) for eta in etas]
+        statistics = objective.statistics
     named = direction if isinstance(direction, str) else "gradient" if direction is None else "given"
     return LineProfile(
         step_sizes=etas,
@@ -103,7 +104,7 @@ def line_profile(
         gradient_norm=system.gradient_norm(base) if base else float("nan"),
         direction_norm=line.length,
         provenance=Provenance(
-            objective.statistics, objective.dtype, objective.batch_size, coordinates=system.name, direction=named
+            statistics, objective.dtype, objective.batch_size, coordinates=system.name, direction=named
         ),
         slope=line.slope() if gradients else float("nan"),
     )

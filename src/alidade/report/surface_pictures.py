@@ -24,6 +24,8 @@ SURFACE_SIZE = 420
 LOG_RANGE = 20.0
 LEVELS = 12
 _STATE_SIZE = 26
+#: Cells reach a little under the next one, or the paper would show between them.
+_LAP = 1.2
 
 _AXES = {
     "random": ("along a random direction", "along another"),
@@ -94,7 +96,7 @@ def _cells(surface: LossSurface, x: Axis, y: Axis, log: bool) -> alt.Chart:
     a, b = np.meshgrid(surface.x, surface.y, indexing="ij")
     table = pl.DataFrame({"x": a.ravel(), "y": b.ravel(), "loss": surface.losses.ravel()})
     table = table.filter(pl.col("loss").is_finite()).with_columns(
-        x0=pl.col("x") - dx, x1=pl.col("x") + dx, y0=pl.col("y") - dy, y1=pl.col("y") + dy
+        x0=pl.col("x") - dx, x1=pl.col("x") + _LAP * dx, y0=pl.col("y") - dy, y1=pl.col("y") + _LAP * dy
     )
     first, second = _AXES[surface.directions]
     scale = alt.Scale(type="log" if log else "linear", scheme="viridis", reverse=True, nice=False, zero=False)
@@ -102,7 +104,7 @@ def _cells(surface: LossSurface, x: Axis, y: Axis, log: bool) -> alt.Chart:
     tips = [alt.Tooltip("x:Q", format=".3~g"), alt.Tooltip("y:Q", format=".3~g"), alt.Tooltip("loss:Q", format=".4~g")]
     chart: alt.Chart = (
         alt.Chart(data(table, digits=6))
-        .mark_rect(stroke=None)
+        .mark_rect(clip=True)
         .encode(
             x=alt.X("x0:Q", scale=x.scale, axis=x.axis(title=f"{first} →", titleAnchor="end")),
             x2="x1:Q",

@@ -38,8 +38,8 @@ def hessian_trace(
     :math:`\mathrm{tr}(H) \approx \overline{\omega^\top H \omega}`. Where many more would be needed, and a few
     directions hold most of these products, outlying eigenvalues make the variance, and they can be taken out (Hutch++,
     Meyer et al. 2021, SOSA): with Q an orthonormal basis of the ten, :math:`\mathrm{tr}(Q^\top H Q)` costs ten more
-    and is exact, and fresh samples estimate the rest, :math:`\omega^\top (I - QQ^\top) H (I - QQ^\top)\, \omega`. Where every
-    dimension by itself would be cheaper, that is done.
+    and is exact, and fresh samples estimate the rest, :math:`\omega^\top (I - QQ^\top) H (I - QQ^\top)\, \omega`.
+    Where every dimension by itself would be cheaper, that is done.
 
     The standard error is widened by t / 1.96, the quantile of Student's t over the normal one, so that two of them
     cover 95 % with few samples, too. (XTrace uses each product twice, but its own error estimate covered the truth in
