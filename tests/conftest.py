@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
 
 from tests.console import alidade
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"  # lies beside the project where it was handed out with it
+
+settings.register_profile("project", deadline=None)  # speed is never tested: a busy machine is no failure
+settings.load_profile("project")
 
 torch.set_num_threads(1)  # tests run side by side; two threads on busy cores cost several times more
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ALIDADE = Path(sys.executable).with_name("alidade")
-PATIENCE = 300  # seconds; busy machines are slow, hanging ones must end
+PATIENCE = 600  # seconds; busy machines are slow, hanging ones must end
 
 
 def alidade(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

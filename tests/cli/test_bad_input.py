@@ -27,7 +27,7 @@ CIFAR10 = ("reproduce", "landscape", "--data", "cifar10", "--data-dir")
         ("demo --colour red", "No such option: --colour"),
         ("demo somewhere", "unexpected extra argument"),
         ("reproduce", "Missing argument 'NAME'"),
-        ("reproduce landscapes", "expected one of training_speed, landscape, noisy_norm"),
+        ("reproduce landscapes", "expected one of training_speed, activations, noisy_norm"),
         ("reproduce all --scale huge", "'huge' is not one of 'quick', 'paper'"),
         ("reproduce all --data mnist", "'mnist' is not one of 'digits', 'cifar10'"),
         ("reproduce all --init zero", "'zero' is not one of 'he', 'glorot'"),
@@ -144,7 +144,7 @@ def test_another_init_means_other_runs(small_study: Path, tmp_path: Path) -> Non
     assert "the time of --max-minutes is over; repeat the command to go on" in error_line(result, 1)
     he, glorot = (json.loads((folder / "study.json").read_text()) for folder in (small_study, tmp_path))
     assert (he["settings"]["init"], glorot["settings"]["init"]) == (None, "glorot")
-    planned = [set(manifest["experiments"]["training_speed"]) for manifest in (he, glorot)]
+    planned = [set(manifest["experiments"]["theorems"]) for manifest in (he, glorot)]
     assert planned[0].isdisjoint(planned[1])
     specs = [json.loads(path.read_text()) for path in small_study.glob("*/spec.json")]
     assert [spec["model"]["init"] for spec in specs] == ["he"] * 4

@@ -58,7 +58,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(small_study: Path, tmp
     assert line.startswith(
         f"error: interrupted: {kept} of 4 runs are finished and kept in {tmp_path}; to go on, repeat: "
     )
-    assert line.endswith(f"alidade reproduce training_speed --data digits --seeds 1 --out {tmp_path}")
+    assert line.endswith(f"alidade reproduce theorems --data digits --seeds 4 --out {tmp_path}")
     _assert_nobody_left(process.pid)
     assert 1 <= kept < SMALL_RUNS
     _assert_goes_on_as_if_nothing_had_happened(tmp_path, kept, small_study)

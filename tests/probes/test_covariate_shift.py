@@ -442,7 +442,7 @@ def test_equal_states_give_zero_and_one_exactly(name: str) -> None:
     assert (shift.relative == 0).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_permuted_layers_give_permuted_results(data: st.DataObject) -> None:
     model, loss_fn, batch, before, after = built("gpt")
@@ -455,7 +455,7 @@ def test_permuted_layers_give_permuted_results(data: st.DataObject) -> None:
         np.testing.assert_array_equal(getattr(shift, name), getattr(full, name)[chosen])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16), scale=st.floats(1e-3, 1.0), depth=st.integers(2, 6))
 def test_relations_between_the_numbers(seed: int, scale: float, depth: int) -> None:
     """Scaling the loss scales distances and leaves ratios and angles alone; distances obey the law of cosines."""
@@ -475,7 +475,7 @@ def test_relations_between_the_numbers(seed: int, scale: float, depth: int) -> N
     assert (shift.l2**2 >= shift.gradient_norm**2 * (sine_squared - 1e-12)).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(factor=st.floats(0.05, 20.0), layer=st.sampled_from([0, 3]))
 def test_rescaling_weights_before_a_norm_moves_the_distance_only(factor: float, layer: int) -> None:
     torch.manual_seed(6)

@@ -63,7 +63,7 @@ def test_it_is_its_naive_twin(case: Case) -> None:
     angle=st.floats(0, math.pi),
     scale=st.sampled_from([1e-20, 1.0, 1e20]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_angle_is_exact_for_updates_of_any_length(length: float, angle: float, scale: float) -> None:
     """An update of relative length r at angle a to the weights turns them by atan2(r sin a, 1 - r cos a)."""
     across, along = length * math.sin(angle), length * math.cos(angle)

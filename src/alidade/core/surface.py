@@ -77,7 +77,7 @@ class Interpolation:
 
     @property
     def barrier(self) -> float:
-        r"""Largest :math:`L(t) - [(1 - t) L(0) + t L(1)]` on the line (Entezari et al. 2022, Definition 2.1).
+        r"""Largest :math:`L(t) - [(1 - t) L(0) + t L(1)]` on the line (Entezari et al. 2022).
 
         Never negative, since the ends count; NaN where a loss is not finite.
         """

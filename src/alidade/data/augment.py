@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 PADDING = 4  # pixels; He et al. 2016, section 4.2
 
-_STREAM = 2  # tells these draws from those of other users of a run's seed
+_STREAM = 2  # tells these draws from the order of batches, which comes from [seed, epoch]
 
 
 class Shifts:
@@ -23,7 +23,7 @@ class Shifts:
 
     def __call__(self, images: Tensor, step: int) -> Tensor:
         """Images (N, C, H, W) for this step, a new tensor of the same shape."""
-        generator = np.random.Generator(np.random.PCG64([self._seed, _STREAM, step]))
+        generator = np.random.Generator(np.random.PCG64([self._seed, step, _STREAM]))
         n, _, height, width = images.shape
         top, left = torch.from_numpy(generator.integers(0, 2 * PADDING + 1, (2, n, 1)))
         mirrored = torch.from_numpy(generator.random((n, 1)) < 0.5 if self._mirrors else np.zeros((n, 1), bool))

@@ -14,7 +14,7 @@ from alidade.core.errors import CallError
 #: 35,380, is about 1000 ||A||_F^2, which makes the variance 0.354.
 ENTRY_DEVIATION = 0.595
 
-_STREAM = 1  # tells these draws from those of other users of a run's seed
+_STREAM = 1  # tells these draws from those of the weights, which come from the seed itself
 
 
 class Regression(NamedTuple):

@@ -57,6 +57,10 @@ class Contents:
                 if type(item) in _KEPT or type(item) is tuple:
                     self._keep(item, level + 1, seen)
 
+    def changed(self) -> bool:
+        """Whether anything is no longer what it was."""
+        return self._names != self._names_then or any(kept.changed() for kept in self._kept)
+
     def put_back(self) -> None:
         """Whatever has changed gets its contents back, tensors their version counters too."""
         if self._names != self._names_then:

@@ -187,11 +187,18 @@ class Attributes:
         for now in self._hooked:
             now.update((name, OrderedDict()) for name in _BACKWARD)
 
+    def untouched(self) -> bool:
+        """Whether everything is what it was."""
+        return self._same_objects() and not self._contents.changed()
+
+    def _same_objects(self) -> bool:
+        now = list(chain.from_iterable(self._live))
+        return len(now) == len(self._flat) and all(map(operator.is_, now, self._flat))
+
     def put_back(self) -> None:
         """Objects are compared by identity and by what is in them; mostly nothing has changed: that is asked first."""
         self._contents.put_back()
-        now = list(chain.from_iterable(self._live))
-        if len(now) == len(self._flat) and all(map(operator.is_, now, self._flat)):
+        if self._same_objects():
             return
         for current, then in zip(self._dictionaries, self._then, strict=True):
             if not _same(current, then):

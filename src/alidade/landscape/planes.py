@@ -17,7 +17,6 @@ from alidade.core.records import Floats
 from alidade.landscape.arguments import check_finite, check_tensors
 from alidade.landscape.coordinates import coordinates_named
 from alidade.landscape.isolation import public_name
-from alidade.landscape.layout import Layout
 from alidade.landscape.states import matched_state
 
 Tensors = dict[str, Tensor]
@@ -69,32 +68,6 @@ class Plane:
         for name, value in away.items():
             value.sub_(self.first[name], alpha=x).sub_(self.second[name], alpha=y)
         return float(x), float(y), math.sqrt(dot(away, away))
-
-
-class Sweep:
-    """Points of a plane, one after the other, in memory that is used again.
-
-    Small networks are one vector. The part along the first direction is kept while x stays the same.
-    """
-
-    def __init__(self, plane: Plane) -> None:
-        layout = Layout(plane.origin) if Layout.fits(plane.origin) else None
-        self._origin, self._first, self._second = (
-            [layout.pack(part)] if layout else [*part.values()] for part in (plane.origin, plane.first, plane.second)
-        )
-        self._row, self._point = ([torch.zeros_like(part) for part in self._origin] for _ in range(2))
-        self._views = layout.views(self._point[0]) if layout else dict(zip(plane.origin, self._point, strict=True))
-        self._x = math.nan
-
-    def at(self, x: float, y: float) -> Tensors:
-        """The tensors of a point, which hold until the next one is asked for."""
-        if x != self._x:
-            for origin, first, row in zip(self._origin, self._first, self._row, strict=True):
-                torch.add(origin, first, alpha=x, out=row)
-            self._x = x
-        for row, second, point in zip(self._row, self._second, self._point, strict=True):
-            torch.add(row, second, alpha=y, out=point)
-        return self._views
 
 
 def random_plane(model: nn.Module, origin: Tensors, normalize: str, seed: int) -> Plane:

@@ -48,7 +48,7 @@ def interpolate(
 
     All parameters move, also those without ``requires_grad``. At the ends the tensors are exactly those of the
     checkpoints. ``barrier`` of the result is the largest rise above the chord between the ends (Entezari et al.
-    2022, Definition 2.1).
+    2022).
 
     Between two networks with BatchNorm neither network's running statistics fit, nor does their mean: the loss with
     running statistics is then high for that reason alone. ``recompute`` measures them afresh at every point: each

@@ -189,7 +189,9 @@ def _measure_line(probe: LineProfileProbe, moment: Moment) -> Iterable[Row]:
     if moment.update is not None and direction is moment.update and not _finite(moment.update):
         profile = _profile_of_nothing(moment.objective, probe)
     else:
-        profile = line_profile(moment.objective, probe.step_sizes, direction=direction, coordinates=probe.coordinates)
+        profile = line_profile(
+            moment.objective, probe.step_sizes, direction, probe.coordinates, seed=moment.step
+        )  # another random direction at every step
     prefix = "update_" if probe.direction == "update" else "random_" if probe.direction == "random" else ""
     return profile.rows(moment.step, prefix)
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from alidade.core.surface import LossSurface
 from alidade.landscape.objective import Objective
 from alidade.landscape.planes import (
     Plane,
-    Sweep,
     given_plane,
     plane_through,
     principal_plane,
     random_plane,
     trainable,
 )
+from alidade.landscape.sweep import Sweep
 from alidade.probes.journal import Journal
 
 Tensors = dict[str, Tensor]
@@ -81,9 +80,9 @@ def loss_surface(
         trajectory: T state dictionaries of the model, or dictionaries of its trainable parameters, to be projected
             orthogonally onto the plane. Their own losses and distances from the plane are measured too.
         seed: of the random directions; the global random state is not used.
-        out: a file that takes every loss as soon as it is measured. The same call with the same file goes on where
-            an earlier one was interrupted or killed, with the same numbers.
-        progress: called as ``progress(done, total)`` after each point of the grid; it must not touch the model.
+        out: a file that takes the losses of a row, or of a second, as soon as they are measured. The same call with
+            the same file goes on where an earlier one was interrupted or killed, with the same numbers.
+        progress: called as ``progress(done, total)`` for each point of the grid; it must not touch the model.
 
     Raises:
         CallError: an unknown name, directions or states of wrong names or shapes, not finite, or on one line; an
@@ -113,11 +112,11 @@ def loss_surface(
     with moved.repeated():
         loss = float(moved.value())
         journal = None if out is None else Journal(out, _about(moved, plane, x, y, states))
-        known = {} if journal is None else _known(journal, moved, loss)
+        known = _Known({} if journal is None else _read(journal, moved, loss), journal)
         with nullcontext() if journal is None else journal.writing():
-            evaluation = _Evaluation(moved, known, journal)
-            evaluation.keep(_AT_ORIGIN, loss)
-            losses, at_states = _measured(evaluation, plane, x, y, states, progress)
+            known.keep(_AT_ORIGIN, loss)
+            losses = _on_grid(known, Sweep(moved, plane), x, y, progress)
+            at_states = _at_states(known, moved, states, losses.size)
     return LossSurface(
         x=x, y=y, losses=losses, loss=loss, directions=plane.name, normalize=plane.normalize,
         direction_norms=plane.lengths, cosine=plane.cosine, provenance=_provenance(objective, plane),
@@ -216,41 +215,42 @@ _AT_ORIGIN = -1
 
 
 @dataclass(frozen=True)
-class _Evaluation:
-    """Losses by index: known from the file, or measured and written there."""
+class _Known:
+    """Losses by index: those of the file, and those that are added to it."""
 
-    objective: Objective
-    known: dict[int, float]
+    losses: dict[int, float]
     journal: Journal | None
 
-    def loss(self, index: int, tensors: Callable[[], Tensors]) -> float:
-        if index not in self.known:
-            self.keep(index, float(self.objective.value(tensors())))
-        return self.known[index]
-
     def keep(self, index: int, loss: float) -> None:
-        if index not in self.known:
-            self.known[index] = loss
+        if index not in self.losses:
+            self.losses[index] = loss
             if self.journal is not None:
                 self.journal.record(index, loss)
 
 
-def _measured(
-    evaluation: _Evaluation,
-    plane: Plane,
-    x: Floats,
-    y: Floats,
-    states: list[Tensors],
-    progress: Callable[[int, int], object] | None,
-) -> tuple[Floats, Floats]:
-    """The losses on the grid, row by row, and at the states."""
-    sweep, losses = Sweep(plane), np.empty((len(x), len(y)))
-    for index, (i, j) in enumerate(np.ndindex(losses.shape)):
-        losses[i, j] = evaluation.loss(index, partial(sweep.at, float(x[i]), float(y[j])))
+def _on_grid(
+    known: _Known, sweep: Sweep, x: Floats, y: Floats, progress: Callable[[int, int], object] | None
+) -> Floats:
+    """The losses on the grid, row by row."""
+    losses = np.empty((len(x), len(y)))
+    for i, j in np.ndindex(losses.shape):
+        index = i * len(y) + j
+        if index not in known.losses:
+            missing = [k for k in range(j, len(y)) if i * len(y) + k not in known.losses]
+            for k, loss in zip(missing, sweep.losses(float(x[i]), [float(y[k]) for k in missing]), strict=False):
+                known.keep(i * len(y) + k, loss)
+        losses[i, j] = known.losses[index]
         if progress is not None:
             progress(index + 1, losses.size)
-    at_states = [evaluation.loss(losses.size + t, partial(_cloned, state)) for t, state in enumerate(states)]
-    return losses, np.array(at_states)
+    return losses
+
+
+def _at_states(known: _Known, moved: Objective, states: list[Tensors], first: int) -> Floats:
+    """The losses at the states, whose indices begin with ``first``."""
+    for index, state in enumerate(states, first):
+        if index not in known.losses:
+            known.keep(index, float(moved.value(_cloned(state))))
+    return np.array([known.losses[first + t] for t in range(len(states))])
 
 
 def _cloned(state: Tensors) -> Tensors:
@@ -271,7 +271,7 @@ def _about(moved: Objective, plane: Plane, x: Floats, y: Floats, states: list[Te
     }  # fmt: skip
 
 
-def _known(journal: Journal, moved: Objective, loss: float) -> dict[int, float]:
+def _read(journal: Journal, moved: Objective, loss: float) -> dict[int, float]:
     """What the file holds, if its objective had the same loss at the origin."""
     known = journal.read()
     then = known.get(_AT_ORIGIN)

@@ -11,10 +11,10 @@ from torch import nn
 
 from alidade import Objective, hessian_trace
 from alidade.core.errors import CallError
-from alidade.landscape.curvature.trace import PILOT, _leave_one_out
+from alidade.landscape.curvature.trace import PILOT
 
 FLAT = symmetric(np.linspace(0.5, 1.5, 80))  # plain sampling is enough
-OUTLIERS = symmetric(np.concatenate([np.linspace(0, 0.5, 76), [30.0, 25.0, 20.0, -10.0]]))
+OUTLIERS = symmetric(np.concatenate([np.linspace(0, 0.1, 596), [30.0, 25.0, 20.0, -10.0]]))
 BALANCED = symmetric(np.concatenate([np.linspace(-1, 1, 80)]))  # trace 0
 
 
@@ -22,8 +22,8 @@ BALANCED = symmetric(np.concatenate([np.linspace(-1, 1, 80)]))  # trace 0
     ("matrix", "options", "method"),
     [
         (FLAT, {"rtol": 0.05}, "hutchinson"),
-        (OUTLIERS, {"rtol": 0.05}, "xtrace"),
-        (OUTLIERS, {"rtol": 0.005}, "hutch++"),
+        (OUTLIERS, {"rtol": 0.05}, "hutch++"),
+        (OUTLIERS, {"rtol": 0.01}, "hutch++"),
         (BALANCED, {"rtol": 0.0, "atol": 1.5}, "hutchinson"),
     ],
 )
@@ -51,21 +51,6 @@ def test_outliers_are_taken_out_where_that_saves_products() -> None:
     assert trace.matvecs < 0.2 * (spread / (0.01 * np.trace(OUTLIERS))) ** 2
 
 
-def test_xtrace_is_its_definition() -> None:
-    """For each sample: orthonormalize the other products, take the trace there, and the sample of what is left."""
-    rng = np.random.default_rng(0)
-    omega = rng.choice([-1.0, 1.0], size=(6, 80))
-    y = omega @ OUTLIERS
-    q, r = np.linalg.qr(y.T)
-    expected = []
-    for i in range(6):
-        others = np.linalg.qr(np.delete(y, i, axis=0).T)[0]
-        left = omega[i] - others @ (others.T @ omega[i])
-        expected.append(np.trace(others.T @ OUTLIERS @ others) + left @ OUTLIERS @ left)
-    found = _leave_one_out(q.T @ OUTLIERS @ q, r, omega @ q, torch.as_tensor(omega), torch.as_tensor(y))
-    assert np.allclose(found, expected)
-
-
 @pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm1d(8), nn.LayerNorm(8)], ids=str)
 def test_it_is_that_of_the_dense_hessian(norm: nn.Module) -> None:
     torch.manual_seed(0)
@@ -74,7 +59,8 @@ def test_it_is_that_of_the_dense_hessian(norm: nn.Module) -> None:
     expected = np.trace(dense_hessian(model, cross_entropy, batch))
     trace = hessian_trace(Objective(model, cross_entropy, batch), rtol=0.02)
     assert trace.converged
-    assert abs(trace.value - expected) < 4 * trace.standard_error
+    # Where every dimension was taken there is no error but that of 110 float64 products.
+    assert abs(trace.value - expected) <= 4 * trace.standard_error + 1e-12 * abs(expected)
     assert trace.standard_error <= 0.02 * abs(trace.value)
 
 
