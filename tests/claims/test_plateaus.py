@@ -11,7 +11,7 @@ from tests.claims.tables import linear_spec, row, runs_of
 from tests.studies import run_spec
 
 from alidade.claims.claim import Runs
-from alidade.claims.plateaus import EDGE, FEWEST_PROBES, GONE, edge_share, saturation_log_ratio
+from alidade.claims.plateaus import EDGE, FEWEST_PROBES, GONE, edge_share, saturation_log_ratio, smoothness_share
 from alidade.core.spec import RunSpec
 
 RATE, STEPS, EVERY = 0.1, 100, 5
@@ -53,6 +53,15 @@ def test_a_quadratic_of_curvature_2_over_lr_is_at_the_edge() -> None:
     # Its gradient is gone after half a step, and no step is smoother than another. 1 - eta * curvature loses at most
     # the last digit, at the smallest step of a change of 1/50: 50 roundings.
     assert saturation_log_ratio(runs, run) == pytest.approx(0.0, abs=100 * np.finfo(float).eps)
+
+
+def test_the_share_of_the_papers_smoothness_takes_the_largest_over_its_list() -> None:
+    """Saturation: 1 / eta, so at half a learning rate, the smallest of the list, it is exactly 2 / learning rate."""
+    runs, run = _run(lambda eta: 3.0 if eta == 0 else 0.0)
+    assert smoothness_share(runs, run) == 1.0
+    assert edge_share(runs, run) == 0.0
+    runs, run = _run(_quadratic(1.8 / RATE))
+    assert smoothness_share(runs, run) == 0.0
 
 
 @pytest.mark.parametrize(

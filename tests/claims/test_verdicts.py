@@ -139,3 +139,18 @@ def test_the_json_form_is_stable() -> None:
         ("runs", ["run0", "run1"]),
         ("reason", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "tie"),
+    [
+        ([1e-4, -1e-4, 2e-4], "log", True),
+        ([1e-2, -1e-2, 2e-2], "log", False),  # 0.007 +- 4.303 * 0.0153 / sqrt 3 reaches 4 %
+        ([1e-4, -1e-4, 2e-4], "linear", False),  # a difference has no natural size
+    ],
+)
+def test_a_ratio_that_stays_within_one_percent_of_the_threshold_is_a_tie(
+    values: list[float], scale: str, tie: bool
+) -> None:
+    found = _verdict(values, threshold=1.0 if scale == "log" else 0.0, scale=scale)
+    assert (found.verdict, found.reason.endswith("within 1 % of it: a tie")) == ("undecided", tie)

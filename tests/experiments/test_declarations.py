@@ -124,11 +124,28 @@ def test_claim_ids_are_those_promised_and_differ() -> None:
 def test_every_band_has_a_twin_without_units() -> None:
     by_id = {claim.id: claim for claim in CLAIMS}
     raw = [claim for claim in CLAIMS if claim.twin]
-    assert len(raw) == 21  # 3 bands: of VGG and the deep linear network at equal step and loss, of three lp norms
+    # 3 bands: of VGG and the deep linear network at equal step and loss, of three lp norms; all lp norms together, two
+    # bands along random directions, the plateau.
+    assert len(raw) == 21 + 1 + 2 + 1
     for claim in raw:
         twin = by_id[claim.twin]
         assert (twin.experiment, twin.threshold, twin.relation) == (claim.experiment, claim.threshold, claim.relation)
         assert "relative steps" in twin.statistic
+
+
+def test_every_contrast_of_a_smoothness_carries_its_twin() -> None:
+    """Scaling weights before a norm can make any raw contrast of bands with a network that has none."""
+    for claim in CLAIMS:
+        words = ("loss band", "gradient distance", "effective smoothness")
+        contrast = claim.experiment not in ("rescaling_control",) and not claim.id.startswith("plateau_is")
+        if contrast and any(word in claim.statistic for word in words):
+            assert claim.twin or "_scale_free" in claim.id, claim.id
+
+
+def test_a_statistic_says_whether_it_is_a_ratio() -> None:
+    """What is judged in logarithms is written as a ratio: that is how tables tell it from a difference."""
+    for claim in CLAIMS:
+        assert claim.statistic.startswith("ratio") == (claim.scale == "log"), claim.id
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -26,11 +26,8 @@ AS_SAID, REVERSED, NO_EFFECT = World(1, "edge"), World(-1, "saturation"), World(
 
 
 def holds_without_an_effect(claim: str) -> bool:
-    """The claims that say that something does not happen: BatchNorm reduces no shift, rescaling moves no loss."""
-    return claim.startswith("covariate_shift_not_reduced") or claim in (
-        "rescaling_control_loss",
-        "rescaling_control_scale_free",
-    )
+    """The two controls that claim an invariance: where rescaling moves nothing at all, it moves no loss either."""
+    return claim in ("rescaling_control_loss", "rescaling_control_scale_free")
 
 
 @cache
@@ -98,7 +95,7 @@ def test_a_verdict_names_the_runs_it_rests_on(claim: object) -> None:
 def test_a_raw_form_whose_twin_fails_depends_on_scale() -> None:
     """Bands wider in raw units only: the raw claims stand, and say what they lack."""
     rough, smooth = synthetic(AS_SAID), synthetic(REVERSED)
-    relative = pl.col("quantity").str.starts_with("relative_")
+    relative = pl.col("quantity").str.contains("^(random_)?relative_")
     frame = pl.concat([rough.frame.filter(~relative), smooth.frame.filter(relative)])
     mixed = Study(rough.root, frame, rough.specs, rough.manifest)
     found = {verdict.claim: verdict for verdict in judge_study(mixed)}
@@ -107,7 +104,7 @@ def test_a_raw_form_whose_twin_fails_depends_on_scale() -> None:
             assert found[claim.twin].verdict == "refuted"
             assert found[claim.id].reason.startswith("depends on weight scale: the scale-free twin is refuted")
             assert verdicts(AS_SAID)[claim.id].reason == ""
-    assert sum(bool(claim.twin) for claim in CLAIMS) >= 18
+    assert sum(bool(claim.twin) for claim in CLAIMS) >= 25
 
 
 def runs_of(world: World, seed: int | None = None, **wanted: object) -> set[str]:
@@ -174,7 +171,9 @@ def test_on_cifar10_the_same_claims_are_judged(scale: str) -> None:
     found = {v.claim: v for v in judge_study(study(AS_SAID, settings, training_every=1 if scale == "quick" else 50))}
     assert [*found] == IDS
     for claim, verdict in found.items():
-        if scale == "paper" and claim == "plateau_looks_smooth":  # the paper's networks train from Glorot's weights
+        if scale == "paper" and claim.startswith(
+            "plateau_looks_smooth"
+        ):  # the paper's networks train from Glorot's weights
             assert (verdict.n, verdict.reason.endswith("the plain network trained, or a band is missing")) == (0, True)
         elif claim.startswith("plateau_is_saturation"):
             assert verdict.estimate is not None

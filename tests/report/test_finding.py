@@ -76,7 +76,8 @@ def test_a_refuted_claim_is_told_as_what_was_found(synthetic):
 @pytest.mark.parametrize("verdicts", [[], "other"])
 def test_without_a_claim_about_batchnorm_nothing_is_claimed(synthetic, verdicts):
     given = [synthetic.verdict("plateau_is_edge", 1.0, (0.9, 1.1))] if verdicts else []
-    assert finding(given).sentence == "These runs were measured; no claim about BatchNorm bears on them."
+    said = "The only claim is undecided." if verdicts else "These runs were measured; no claim bears on them."
+    assert finding(given).sentence == said
 
 
 def test_a_verdict_without_a_number_says_why(synthetic):
@@ -117,3 +118,29 @@ def test_differences_are_written_with_their_sign(verdicts):
 def test_extreme_intervals_still_have_a_glyph(synthetic, interval):
     line = verdict_groups([synthetic.verdict("loss_band", 1.0, interval)])[0].lines[0]
     assert 0 <= line.glyph.low <= line.glyph.high <= 100
+
+
+def test_without_a_vgg_the_finding_is_that_of_the_deep_linear_network(synthetic):
+    end = synthetic.verdict("deep_linear_batch", 3.4, (1.2, 9.8), experiment="deep_linear")
+    said = finding([end]).sentence
+    assert said.startswith("With BatchNorm the same network learned faster: its final loss on the deep linear network ")
+    assert "3.4 times lower (95\u00a0% interval 1.2\u00a0to\u00a09.8, 5\u00a0seeds)." in said
+    assert [key.claim for key in key_numbers([end])] == ["deep_linear_batch"]
+
+
+def test_a_ratio_of_one_has_no_direction(synthetic):
+    tie = synthetic.verdict("loss_band_equal_loss", 0.9996, (0.9, 1.1))
+    assert "At equal training loss it was the same (" in finding([synthetic.verdicts()[1], tie]).qualifications
+
+
+@pytest.mark.parametrize(
+    ("statistic", "text"),
+    [
+        ("ratio none / batch of the loss", "0.98"),
+        ("share of probes at the edge", "0.98"),
+        ("test accuracy, batch minus none", "+0.98"),
+    ],
+)
+def test_only_a_difference_carries_a_sign(synthetic, statistic, text):
+    (group,) = verdict_groups([synthetic.verdict("plateau_is_edge", 0.98, (0.9, 1.05), statistic=statistic)])
+    assert group.lines[0].estimate == text

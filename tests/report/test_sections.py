@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -129,6 +130,50 @@ def test_runs_that_diverged_or_stand_still_are_said(drawn):
     assert drawn["training_speed--training"].remarks[0].startswith(diverged)
     assert drawn["training_speed--learning-rates"].remarks[0].startswith(diverged)
     assert drawn["deep_linear--training"].remarks[0].startswith("At a stationary point at the end: 1 of 2 runs of “No")
+
+
+def test_the_ends_of_the_deep_linear_network_stand_seed_by_seed(drawn):
+    figure = drawn["deep_linear--ends"]
+    study = paper_study()
+    shown = table_of(panel_of(figure, "ends-loss"), "seed")
+    keys = {variant.key: variant.norm for variant in figure.variants}
+    assert shown.height == 10
+    runs = study.runs_of("deep_linear")
+    for key, seed, loss in shown.select("v", "seed", "y").iter_rows():
+        (run,) = [r for r, spec in runs.items() if (spec.model.norm, spec.seed) == (keys[key], seed)]
+        last = study.frame.filter(run=run, quantity="train_loss").sort("step")["value"].last()
+        assert loss == pytest.approx(last, rel=1e-3)
+    # The synthetic losses end in this order, at distances that their noise does not close.
+    assert figure.remarks[0].endswith("on 2 of 2 seeds (within 1 % counts as a tie).")
+    assert panel_of(figure, "ends-edge").spec["title"]["subtitle"] == "share of probes while the loss falls"
+
+
+def test_ends_out_of_the_papers_order_are_counted_out():
+    study = paper_study()
+    runs = study.runs_of("deep_linear")
+    (worst,) = [run for run, spec in runs.items() if (spec.model.norm, spec.seed) == ("linf", 101)]
+    hit = (pl.col("run") == worst) & (pl.col("quantity") == "train_loss")
+    frame = study.frame.with_columns(pl.when(hit).then(1e9).otherwise(pl.col("value")).alias("value"))
+    plans = [plan for plan in planned(replace(study, frame=frame)) if plan.address == "deep_linear.ends"]
+    figure = plans[0].draw()
+    assert figure.remarks[0].endswith("on 1 of 2 seeds (within 1 % counts as a tie).")
+
+
+def test_the_penalized_loss_stands_beside_the_loss_where_there_is_one():
+    study = paper_study()
+    runs = study.runs_of("landscape")
+    plain = study.frame.filter(pl.col("run").is_in(list(runs)))
+    rows = plain.filter(quantity="train_loss").with_columns(
+        pl.lit("train_objective").alias("quantity"), pl.col("value") + 1.97
+    )
+    penalized = replace(study, frame=pl.concat([study.frame, rows]))
+    figures = {p.address: p.draw() for p in planned(penalized) if p.section in ("noisy_norm", "landscape")}
+    training, band = figures["noisy_norm.training"], figures["landscape.loss_band"]
+    assert [panel.title for panel in training.charts][:2] == ["Training loss", "The same with the L2 penalty"]
+    both = [pl.read_csv(io.StringIO(next(iter(panel.spec["datasets"].values())))) for panel in training.charts[:2]]
+    assert both[1]["m"].min() > 1.97 > both[0]["m"].min()
+    assert "The loss here contains the L2 penalty" in band.how_to_read
+    assert "L2 penalty" not in next(p.draw() for p in planned(study) if p.address == "landscape.loss_band").how_to_read
 
 
 def test_ridges_are_drawn_for_every_probed_step_and_every_network(drawn):

@@ -15,7 +15,11 @@ from alidade.claims.statistics import Interval, holm, student_interval
 from alidade.core.spec import RunSpec
 
 Relation = Literal[">", "<"]
+Scale = Literal["log", "linear"]
 VerdictName = Literal["supported", "refuted", "undecided"]
+
+#: Ratios that an interval keeps within this factor of the threshold are called a tie.
+TIE = 1.01
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Claim:
     statistic: str
     threshold: float
     per_seed: Callable[[Runs], Seeds]
-    scale: Literal["log", "linear"] = "log"
+    scale: Scale = "log"
     relation: Relation = ">"
     twin: str = ""  # id of the claim in scale-free coordinates
 
@@ -121,7 +125,7 @@ def _judge(claim: Claim, runs: Runs) -> tuple[Verdict, float | None]:
     threshold = log(claim.threshold) if claim.scale == "log" else claim.threshold
     back = _ratio if claim.scale == "log" else float
     interval = student_interval(values, threshold) if len(values) > 1 else None
-    verdict, why = _decide(interval, threshold, claim.relation, len(values))
+    verdict, why = _decide(interval, threshold, claim.relation, claim.scale, len(values))
     judged = Verdict(
         claim=claim.id,
         experiment=claim.experiment,
@@ -146,11 +150,15 @@ def _ratio(logarithm: float) -> float:
     return exp(min(logarithm, log(sys.float_info.max)))
 
 
-def _decide(interval: Interval | None, threshold: float, relation: Relation, n: int) -> tuple[VerdictName, str]:
+def _decide(
+    interval: Interval | None, threshold: float, relation: Relation, scale: Scale, n: int
+) -> tuple[VerdictName, str]:
     if interval is None:
         return "undecided", f"an interval needs at least 2 seeds, {n} have a value"
     if interval.low > threshold:
         return ("supported" if relation == ">" else "refuted"), ""
     if interval.high < threshold:
         return ("refuted" if relation == ">" else "supported"), ""
-    return "undecided", "the 95 % interval contains the threshold"
+    reason = "the 95 % interval contains the threshold"
+    tie = scale == "log" and max(threshold - interval.low, interval.high - threshold) < log(TIE)
+    return "undecided", reason + (f" and lies within {100 * (TIE - 1):.0f} % of it: a tie" if tie else "")

@@ -139,7 +139,7 @@ def _training(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
 
 def _band(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
     spec = runs.specs[run]
-    relative = series.quantity.startswith("relative_")
+    relative = "relative_" in series.quantity
     sizes = RELATIVE_STEPS if relative else paper_step_sizes(spec.optimizer.learning_rate, spec.model.kind)
     return series.of(runs.rows(run), sizes)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 
 import numpy as np
 import polars as pl
 
 from alidade.claims.claim import Runs
-from alidade.claims.quantities import WARM_UP, same_size
+from alidade.claims.quantities import WARM_UP, BandSeries, after_warm_up, paper_step_sizes, same_size
 from alidade.core.records import OK
+from alidade.core.spec import RunSpec
 
 #: "At the edge" means: smoothness x learning rate within these.
 EDGE = (1.9, 2.1)
@@ -33,9 +35,25 @@ def edge_share(runs: Runs, run: str) -> float | None:
     at = _profile(runs, run, "directional_curvature").filter(same_size(smallest))
     if spec.model.kind == "deep_linear":
         at = at.filter(pl.col("step").is_in(_falling(runs, run)))
-    if at.height < FEWEST_PROBES:
+    return _share_at_the_edge(at["value"].to_list(), spec)
+
+
+def smoothness_share(runs: Runs, run: str) -> float | None:
+    """Share of probes whose effective smoothness x learning rate, largest over the paper's list, lies in ``EDGE``.
+
+    The number of Fig. 10c and 13d, over the probes of ``edge_share``; None with fewer than five.
+    """
+    spec = runs.specs[run]
+    sizes = paper_step_sizes(spec.optimizer.learning_rate, spec.model.kind)
+    largest = after_warm_up(BandSeries("effective_smoothness", "max").of(runs.rows(run), sizes), spec.steps)
+    counted = set(_falling(runs, run)) if spec.model.kind == "deep_linear" else set(largest)
+    return _share_at_the_edge([beta for step, beta in largest.items() if step in counted], spec)
+
+
+def _share_at_the_edge(values: Sequence[float], spec: RunSpec) -> float | None:
+    if len(values) < FEWEST_PROBES:
         return None
-    scaled = at["value"].to_numpy() * spec.optimizer.learning_rate
+    scaled = np.asarray(values) * spec.optimizer.learning_rate
     return float(np.mean((scaled >= EDGE[0]) & (scaled <= EDGE[1])))
 
 

@@ -15,33 +15,36 @@ from alidade.experiments.probing import evaluation, lines
 UNTRAINED = 0.95
 END = 0.8
 
-_band = band_log_ratio(BandSeries("loss", "width"), equal_loss=False)
 
-
-def _smoother_where_untrained(runs: Runs, batch: str, plain: str) -> float | None:
+def _smoother_where_untrained(quantity: str, runs: Runs, batch: str, plain: str) -> float | None:
     """Log ratio batch / none of mean loss bands; None where the plain network has trained."""
     whole, end = (mean_over_training(runs, plain, "train_loss", start) for start in (0.0, END))
     if whole is None or end is None or end < UNTRAINED * whole:
         return None
-    return _band(runs, batch, plain)
+    return band_log_ratio(BandSeries(quantity, "width"), equal_loss=False)(runs, batch, plain)
 
 
-_CLAIM = Claim(
-    id="plateau_looks_smooth",
-    experiment="glorot_start",
-    paper="Not in the paper: its networks start from Glorot's weights; a narrow plain one then stays on a plateau",
-    hypothesis="a plain network that does not train has a narrower loss band than the one with BatchNorm that trains",
-    statistic="ratio batch / none of the width of the loss band, Glorot init, where the plain network has not trained",
-    threshold=1.0,
-    per_seed=partial(
-        paired,
-        first="batch",
-        second="none",
-        learning_rate=LEARNING_RATE,
-        value=_smoother_where_untrained,
-        missing="the plain network trained, or a band is missing",
-    ),
-)
+def _claim(relative: bool) -> Claim:
+    over = " over relative steps of 0.01 to 0.3" if relative else ""
+    return Claim(
+        id="plateau_looks_smooth" + ("_scale_free" if relative else ""),
+        twin="" if relative else "plateau_looks_smooth_scale_free",
+        experiment="glorot_start",
+        paper="Not in the paper: its networks start from Glorot's weights; a narrow plain one then stays on a plateau",
+        hypothesis=f"a plain network that does not train has a narrower loss band{over} than the one with BatchNorm "
+        "that trains",
+        statistic=f"ratio batch / none of the width of the loss band{over}, Glorot init, where the plain network has "
+        "not trained",
+        threshold=1.0,
+        per_seed=partial(
+            paired,
+            first="batch",
+            second="none",
+            learning_rate=LEARNING_RATE,
+            value=partial(_smoother_where_untrained, "relative_loss" if relative else "loss"),
+            missing="the plain network trained, or a band is missing",
+        ),
+    )
 
 
 def _probes(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
@@ -57,5 +60,5 @@ EXPERIMENT = Experiment(
     paper="Control",
     question="Is a smooth landscape a good one?",
     runs=_runs,
-    claims=(_CLAIM,),
+    claims=(_claim(False), _claim(True)),
 )

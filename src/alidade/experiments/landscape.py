@@ -21,19 +21,28 @@ _SAYS = {
     "gradient_band": "Fig. 4b: gradients change less: by close to two orders of magnitude (text), at most 10 x (plot)",
     "effective_smoothness": "Fig. 4c: the effective beta-smoothness is much lower; late in training 20 for both",
 }
+_FREE = "_scale_free"
 _RANDOM = "Section 3.1: along random directions the landscape behaves similarly (no figure)"
 
 
-def _random(id_: str, series: BandSeries, words: str) -> Claim:
-    return Claim(
-        id=id_,
-        experiment="landscape",
-        paper=_RANDOM,
-        hypothesis=f"without BatchNorm the {words} along a random direction is larger than with it",
-        statistic=f"ratio none / batch of the {words} along a random direction as long as the gradient",
-        threshold=1.0,
-        per_seed=partial(_if_measured, series),
+def _random(id_: str, series: BandSeries, words: str) -> tuple[Claim, Claim]:
+    """In raw and in relative coordinates; there a random direction has the length of the gradient's too."""
+    free = BandSeries(f"random_relative_{series.quantity.removeprefix('random_')}", series.reduce)
+    forms = (("", series, "steps of 1/2 to 4 learning rates"), (_FREE, free, "relative steps of 0.01 to 0.3"))
+    raw, twin = (
+        Claim(
+            id=id_ + ending,
+            twin="" if ending else id_ + _FREE,
+            experiment="landscape",
+            paper=_RANDOM,
+            hypothesis=f"without BatchNorm the {words} along a random direction, over {over}, is larger than with it",
+            statistic=f"ratio none / batch of the {words} along a random direction as long as the gradient ({over})",
+            threshold=1.0,
+            per_seed=partial(_if_measured, form),
+        )
+        for ending, form, over in forms
     )
+    return raw, twin
 
 
 def _if_measured(series: BandSeries, runs: Runs) -> Seeds:
@@ -48,8 +57,8 @@ def _claims() -> tuple[Claim, ...]:
     contrast = Contrast("landscape", "none", "batch", LEARNING_RATE)
     return (
         *(claim for band, says in _SAYS.items() for claim in contrast.forms(band, band, says)),
-        _random("loss_band_random", BandSeries("random_loss", "width"), "width of the loss band"),
-        _random("gradient_band_random", BandSeries("random_gradient_distance", "max"), "largest gradient distance"),
+        *_random("loss_band_random", BandSeries("random_loss", "width"), "width of the loss band"),
+        *_random("gradient_band_random", BandSeries("random_gradient_distance", "max"), "largest gradient distance"),
         *plateau_claims("landscape", "batch", LEARNING_RATE),
         *plateau_claims("landscape", "none", LEARNING_RATE, "_none"),
     )

@@ -18,9 +18,9 @@ _SMOOTHS = "Fig. 5a, 12: L1, L2 and Linf normalization train and smooth like Bat
 _SHIFTS = "Fig. 6: the lp norms do not fix the moments of activations, and still help"
 
 
-def _least_smoothing(runs: Runs) -> Seeds:
+def _least_smoothing(quantity: str, runs: Runs) -> Seeds:
     """Per seed the smallest of the three log ratios none / lp of mean loss bands."""
-    value = band_log_ratio(BandSeries("loss", "width"), equal_loss=False)
+    value = band_log_ratio(BandSeries(quantity, "width"), equal_loss=False)
     missing = "fewer than half of the probes are finite in both runs"
     found = [paired(runs, "none", norm, LEARNING_RATE, value, missing) for norm in LP_NORMS]
     shared = set.intersection(*(set(seeds.values) for seeds in found))
@@ -58,15 +58,19 @@ def _shifts(norm: str) -> Claim:
     )
 
 
-_ALL = Claim(
-    id="lp_norms_smooth",
-    experiment="lp_norms",
-    paper=_SMOOTHS,
-    hypothesis="without a norm the loss band is wider than with each of the three lp norms",
-    statistic="ratio none / lp of the width of the loss band, mean over training, the smallest of the three norms",
-    threshold=1.0,
-    per_seed=_least_smoothing,
-)
+def _all(relative: bool) -> Claim:
+    over = " over relative steps of 0.01 to 0.3" if relative else ""
+    return Claim(
+        id="lp_norms_smooth" + ("_scale_free" if relative else ""),
+        twin="" if relative else "lp_norms_smooth_scale_free",
+        experiment="lp_norms",
+        paper=_SMOOTHS,
+        hypothesis=f"without a norm the loss band{over} is wider than with each of the three lp norms",
+        statistic=f"ratio none / lp of the width of the loss band{over}, mean over training, the smallest of the three "
+        "norms",
+        threshold=1.0,
+        per_seed=partial(_least_smoothing, "relative_loss" if relative else "loss"),
+    )
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -77,7 +81,7 @@ def _claims() -> tuple[Claim, ...]:
         for band in BANDS
         for claim in contrast.forms(f"lp_norms_smooth_{norm}_{band}", band, _SMOOTHS, equal_loss=False)
     )
-    return (_ALL, *each, *map(_shifts, LP_NORMS))
+    return (_all(False), _all(True), *each, *map(_shifts, LP_NORMS))
 
 
 def _probes(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:

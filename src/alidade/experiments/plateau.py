@@ -37,7 +37,8 @@ def plateau_claims(experiment: str, norm: str, learning_rate: float, ending: str
             f"{norm}: where the gradient is gone after half a step (distance / norm within 0.8 to 1.25), smaller "
             "steps show a smoothness at least twice as large: the list of steps set the level"
         ),
-        statistic="median ratio of the effective smoothness at the smallest step to that at half a learning rate",
+        statistic="ratio of the effective smoothness at the smallest step to that at half a learning rate, median over "
+        "probes",
         threshold=2.0,
         per_seed=partial(
             alone, norm=norm, learning_rate=learning_rate, value=saturation_log_ratio,

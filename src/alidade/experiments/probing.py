@@ -49,9 +49,12 @@ def lines(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
 
 
 def random_lines(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
-    """The paper's list along a random direction as long as the gradient (section 3.1: "behave similarly")."""
-    sizes = paper_step_sizes(network.learning_rate)
-    return (LineProfileProbe(direction="random", step_sizes=sizes, schedule=every(settings, network, 2)),)
+    """The paper's list along a random direction as long as the gradient (section 3.1), and the scale-free twin."""
+    sizes, schedule = paper_step_sizes(network.learning_rate), every(settings, network, 2)
+    return (
+        LineProfileProbe(direction="random", step_sizes=sizes, schedule=schedule),
+        LineProfileProbe(direction="random", coordinates="relative", step_sizes=RELATIVE_STEPS, schedule=schedule),
+    )
 
 
 def evaluation(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:

@@ -125,7 +125,8 @@ def _names(variants: Sequence[Drawn]) -> str:
 def x_of(frame: Frame, field: str = "x:Q") -> alt.X:
     """The horizontal axis."""
     anchor = "start" if frame.x.falling else "end"  # Vega anchors to the scale's range, which then runs backwards
-    axis = frame.x.axis(title=frame.x_title or None, labelOverlap="greedy", titleAnchor=anchor)
+    overlap = "greedy" if frame.x.log else "parity"  # evenly spaced labels stay so
+    axis = frame.x.axis(title=frame.x_title or None, labelOverlap=overlap, titleAnchor=anchor)
     return alt.X(field, scale=frame.x.scale, axis=axis)
 
 

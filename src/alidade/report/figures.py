@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from alidade.report.activation_figures import movement, ridgelines
 from alidade.report.edge_figures import edge
+from alidade.report.ends_figures import ends
 from alidade.report.figure import Figure
 from alidade.report.landscape_figures import gradient_band, loss_band
 from alidade.report.rates_figures import learning_rates
@@ -27,6 +28,7 @@ FIGURES: dict[str, Callable[[Readings], Figure | None]] = {
     "loss_band": loss_band,
     "gradient_band": gradient_band,
     "smoothness": smoothness,
+    "ends": ends,
     "edge": edge,
     "scale_free": twins,
     "random": random_directions,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alidade.report.words import factor, listed
+from alidade.report.words import factor, listed, number
 
 if TYPE_CHECKING:
     from alidade.claims.claim import Verdict
@@ -20,7 +20,9 @@ RATIOS: dict[str, tuple[str, str, str]] = {
     "gradient_band": ("change of the gradient", "smaller", "larger"),
     "effective_smoothness": ("effective smoothness β", "lower", "higher"),
     "faster_training": ("mean training loss", "lower", "higher"),
+    "deep_linear_batch": ("final loss on the deep linear network", "lower", "higher"),
 }
+_LEARNING = ("faster_training", "deep_linear_batch")
 _FORMS = (
     ("", "mean over training"),
     (EQUAL_LOSS, "at equal loss"),
@@ -69,6 +71,8 @@ def finding(verdicts: Sequence[Verdict]) -> Finding:
     """The finding, from the claim on the loss band where there is one, else from the first ratio that was judged."""
     by_claim = {verdict.claim: verdict for verdict in verdicts}
     main = next((by_claim[claim] for claim in RATIOS if claim in by_claim), None)
+    if main is None and verdicts:
+        return Finding(((_tally(verdicts), False),), "Each section says which, and how much is behind it.")
     if main is None or main.estimate is None:
         return Finding(_without_number(main), _tally(verdicts))
     pieces = [*_opening(main), *_twin(by_claim, main)]
@@ -77,7 +81,7 @@ def finding(verdicts: Sequence[Verdict]) -> Finding:
 
 def _without_number(main: Verdict | None) -> tuple[tuple[str, bool], ...]:
     if main is None:
-        return (("These runs were measured; no claim about BatchNorm bears on them.", False),)
+        return (("These runs were measured; no claim bears on them.", False),)
     thing = RATIOS[main.claim][0]
     return ((f"Whether BatchNorm changes the {thing} could not be decided: {main.reason}.", False),)
 
@@ -88,7 +92,7 @@ def _opening(main: Verdict) -> list[tuple[str, bool]]:
     if main.verdict == "supported":
         opening = (
             "With BatchNorm the same network learned faster: its "
-            if main.claim == "faster_training"
+            if main.claim in _LEARNING
             else "With BatchNorm the same network stood on smoother ground: its "
         )
         return [(f"{opening}{thing} was ", False), (number, True), (f" ({_evidence(main)})", False)]
@@ -113,7 +117,7 @@ def _opening(main: Verdict) -> list[tuple[str, bool]]:
 
 def _twin(by_claim: Mapping[str, Verdict], main: Verdict) -> list[tuple[str, bool]]:
     """What becomes of the finding when the scale of the weights is taken out."""
-    if main.claim == "faster_training":
+    if main.claim in _LEARNING:
         return []
     twin = by_claim.get(main.claim + SCALE_FREE)
     if twin is None or twin.estimate is None:
@@ -165,7 +169,7 @@ def _tally(verdicts: Sequence[Verdict]) -> str:
 def key_numbers(verdicts: Sequence[Verdict]) -> list[KeyNumber]:
     """At most four ratios that the page opens with, each with its other forms."""
     by_claim = {verdict.claim: verdict for verdict in verdicts}
-    return [_key_number(by_claim, claim) for claim in RATIOS if claim in by_claim]
+    return [_key_number(by_claim, claim) for claim in RATIOS if claim in by_claim][:4]
 
 
 def _key_number(by_claim: Mapping[str, Verdict], claim: str) -> KeyNumber:
@@ -199,6 +203,14 @@ def is_ratio(verdict: Verdict) -> bool:
     return verdict.statistic.startswith("ratio")
 
 
+def written(verdict: Verdict, value: float) -> str:
+    """A value of the verdict's statistic: a ratio, a share, or a difference with its sign."""
+    if is_ratio(verdict):
+        return number(value, 2)
+    signed = "" if verdict.statistic.startswith("share") else "+"
+    return f"{value:{signed}.2f}".replace("-", "−")
+
+
 def _direction(verdict: Verdict) -> str:
     base = verdict.claim.removesuffix(EQUAL_LOSS).removesuffix(SCALE_FREE)
     _, less, more = RATIOS[base]
@@ -206,7 +218,8 @@ def _direction(verdict: Verdict) -> str:
 
 
 def _ratio_words(verdict: Verdict) -> str:
-    return f"{_times(verdict).removesuffix(' ×')} times {_direction(verdict)}"
+    times = _times(verdict).removesuffix(" ×")
+    return "the same" if times == "1" else f"{times} times {_direction(verdict)}"
 
 
 def _times(verdict: Verdict) -> str:
@@ -218,7 +231,7 @@ def _times(verdict: Verdict) -> str:
 
 def _turned(verdict: Verdict, main: Verdict) -> str:
     """The ratio; with its direction in words where that is not the main number's."""
-    same = _direction(verdict) == _direction(main)
+    same = _times(verdict) == "1 ×" or _direction(verdict) == _direction(main)
     return _times(verdict) if same else f"{_times(verdict)} {_direction(verdict)}"
 
 

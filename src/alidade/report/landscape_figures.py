@@ -38,11 +38,18 @@ def loss_band(readings: Readings) -> Figure | None:
             f"At each probed step the parameters are moved along {_way(readings)} by every step size of the list, the "
             "loss is read on the same batch, and the parameters are put back. The dark band reaches from the smallest "
             "to the largest loss met on the way, the line is the loss where the network stands; the faint band takes "
-            f"in the extreme seeds. A narrow band means predictable ground. {_EQUAL_LOSS}"
+            f"in the extreme seeds. A narrow band means predictable ground. {_penalty(readings)}{_EQUAL_LOSS}"
         ),
         note=note(readings, readings.along + "loss", readings.along),
         variants=readings.variants,
     )
+
+
+def _penalty(readings: Readings) -> str:
+    """The paper's plots contain a penalty that its text does not mention; where ours do, it is said."""
+    if not readings.has("train_objective"):
+        return ""
+    return "The loss here contains the L2 penalty, as that of the paper’s plot seems to. "
 
 
 def _way(readings: Readings) -> str:

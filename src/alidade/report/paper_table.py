@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alidade.report import paper_numbers as plots
-from alidade.report.finding import is_ratio
+from alidade.report.finding import written
 from alidade.report.verdict_table import Line, verdict_groups
-from alidade.report.words import listed, number
+from alidade.report.words import listed
 
 if TYPE_CHECKING:
     from alidade.claims.claim import Verdict
@@ -124,12 +124,12 @@ SAYS: tuple[Said, ...] = (
         "On the deep linear network L1 normalization does even better than BatchNorm.", plots.deep_linear_ends,
     ),
     Said(
-        ("deep_linear",), "Section 3.3, Fig. 5b, 10, 13",
+        ("deep_linear", "deep_linear_batch"), "Section 3.3, Fig. 5b, 10, 13",
         "On the deep linear network too every norm trains better than none, and the landscape is smoother.",
         plots.deep_linear_bands,
     ),
     Said(
-        ("plateau_is",), f"{_NOWHERE}; Fig. 4c, 10c, 12d, 13d",
+        ("plateau_is", "plateau_is_edge", "plateau_is_edge_deep_linear_batch"), f"{_NOWHERE}; Fig. 4c, 10c, 12d, 13d",
         "Nothing: the curves of the effective smoothness settle on one level, without comment.", plots.plateau,
     ),
     Said(
@@ -160,10 +160,10 @@ def paper_rows(verdicts: Sequence[Verdict], plotted: Mapping[str, float]) -> lis
         said = _said(verdict.claim)
         if said:
             value = plotted.get(verdict.claim)
-            form = Form(lines[verdict.claim], "" if value is None else _written(verdict, value))
+            form = Form(lines[verdict.claim], "" if value is None else written(verdict, value))
             forms.setdefault(said, []).append(form)
     return [
-        Row(said.where, said.says, tuple(said.shows().split("; ")) if said.shows else (), tuple(_plainest(found)))
+        Row(said.where, said.says, tuple(said.shows().split("; ")) if said.shows else (), tuple(_plainest(said, found)))
         for said in SAYS
         if (found := forms.get(said))
     ]
@@ -174,15 +174,11 @@ def _said(claim: str) -> Said | None:
     return max(fitting, key=lambda pair: len(pair[0]), default=(None, None))[1]
 
 
-def _plainest(forms: Iterable[Form]) -> list[Form]:
-    """The form with the shortest name first, the others as they came."""
+def _plainest(said: Said, forms: Iterable[Form]) -> list[Form]:
+    """First the form that ``said`` names in full, else the one with the shortest name; the others as they came."""
     rest = list(forms)
-    first = min(rest, key=lambda form: len(form.line.claim))
+    first = min(rest, key=lambda form: (form.line.claim not in said.ids, len(form.line.claim)))
     return [first, *(form for form in rest if form is not first)]
-
-
-def _written(verdict: Verdict, value: float) -> str:
-    return number(value, 2) if is_ratio(verdict) else f"{value:+.2f}".replace("-", "−")
 
 
 def markdown(rows: Sequence[Row]) -> str:

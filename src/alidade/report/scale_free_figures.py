@@ -39,9 +39,10 @@ def twins(readings: Readings) -> Figure | None:
 
 def random_directions(readings: Readings) -> Figure | None:
     """The three readings along a random direction, which the paper only mentions."""
-    relative = not readings.has(RANDOM + "loss")
-    prefix = RANDOM + (RELATIVE if relative else "")
-    rows = _readings(readings, prefix, "random", relative)
+    free = _readings(readings, RANDOM + RELATIVE, "random-free", relative=True)
+    raw = _readings(readings, RANDOM, "random", relative=False)
+    rows = (*raw, *free[:1]) if raw else free
+    prefix = RANDOM if raw else RANDOM + RELATIVE
     if not rows:
         return None
     return Figure(
@@ -57,7 +58,12 @@ def random_directions(readings: Readings) -> Figure | None:
             "The same walk along directions drawn at random, fresh at every probe, for which the paper says, without a "
             "figure, that they behave “similarly”. In as many dimensions as a network has, such a direction is nearly "
             "perpendicular to the gradient, so the levels differ from those along it by far: compare networks, not "
-            "figures. Upper row along training, lower row the same numbers against the training loss of that step."
+            "figures. First along training, then the same numbers against the training loss of that step"
+            + (
+                ", last along training in units of the weights, where no scaling of filters can make a difference."
+                if raw and free
+                else "."
+            )
         ),
         note=note(readings, prefix + "loss", prefix),
         variants=readings.variants,
@@ -71,11 +77,13 @@ def _readings(readings: Readings, prefix: str, name: str, relative: bool) -> tup
     unit = readings.unit
     distance = "in gradient norms" if relative else f"{unit} per unit of weight"
     smooth = unit if relative else f"{unit} per squared unit of weight"
+    words = ", in relative steps" if prefix == RANDOM + RELATIVE else ""
     kinds: list[tuple[str, str, str, Reduction, str]] = [
-        ("loss", f"{name}-loss", "Width of the loss band", "width", f"{unit}, log scale"),
-        ("gradient_distance", f"{name}-gradient", "Largest gradient distance", "max", f"{distance}, log scale"),
-        ("effective_smoothness", f"{name}-smoothness", "Largest effective smoothness", "max", f"{smooth}, log scale"),
-    ]
+        ("loss", f"{name}-loss", f"Width of the loss band{words}", "width", f"{unit}, log scale"),
+        ("gradient_distance", f"{name}-gradient", f"Largest gradient distance{words}", "max", f"{distance}, log scale"),
+        ("effective_smoothness", f"{name}-smoothness", f"Largest effective smoothness{words}", "max",
+         f"{smooth}, log scale"),
+    ]  # fmt: skip
     values = [(kind, readings.reduced(kind[0], kind[3], prefix)) for kind in kinds]
     drawn = [(kind, rows) for kind, rows in values if not rows.is_empty()]
     steps = tuple(over_steps(readings, k[1], k[2], k[4], rows) for k, rows in drawn)

@@ -48,7 +48,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "glorot_start": (Entry("training"), *_LANDSCAPE),
     "lp_norms": (Entry("training"), *_LANDSCAPE, Entry("scale_free")),
-    "deep_linear": (Entry("training"), Entry("edge"), *_LANDSCAPE, Entry("scale_free")),
+    "deep_linear": (Entry("training"), Entry("ends"), Entry("edge"), *_LANDSCAPE, Entry("scale_free")),
     "theorems": (Entry("theorem_4_1", together=True), Entry("theorems", together=True)),
 }  # fmt: skip
 

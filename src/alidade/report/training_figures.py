@@ -20,7 +20,12 @@ def training(readings: Readings) -> Figure | None:
     if level.is_empty():
         return None
     ends = per_seed(since(readings, level, 1 - END), geometric=False)
-    panels = [_loss(readings, level)]
+    panels = [_loss(readings, level, "Training loss", "training-loss", "train_loss")]
+    if readings.has("train_objective"):
+        penalized = readings.smoothed("train_objective", window)
+        panels.append(
+            _loss(readings, penalized, "The same with the L2 penalty", "training-objective", "train_objective")
+        )
     if readings.has("train_accuracy"):
         panels.append(_accuracy(readings, "train_accuracy", "Training accuracy", window))
     if readings.has("test_accuracy"):
@@ -45,19 +50,25 @@ def training(readings: Readings) -> Figure | None:
 
 
 def _accuracy_words(readings: Readings) -> str:
+    penalty = (
+        "The second panel adds (λ / 2) ‖θ‖², which is what was descended and what the line profiles below measure. "
+        if readings.has("train_objective")
+        else ""
+    )
     if not readings.has("test_accuracy"):
-        return "The loss is that of the batch before each step."
-    return "Training numbers are of the mini-batch before each step; test accuracy is measured in evaluation mode."
+        return f"{penalty}The loss is that of the batch before each step."
+    words = "Training numbers are of the mini-batch before each step; test accuracy is measured in evaluation mode."
+    return penalty + words
 
 
-def _loss(readings: Readings, level: pl.DataFrame) -> Panel:
+def _loss(readings: Readings, level: pl.DataFrame, title: str, id_: str, quantity: str) -> Panel:
     rows = thinned(over_seeds(level, geometric=True))
     frame = Frame(
-        "training-loss", "Training loss", f"{readings.unit}, log scale", readings.variants,
+        id_, title, f"{readings.unit}, log scale", readings.variants,
         step_axis(readings), log_axis([*rows["lo"], *rows["hi"]]),
     )  # fmt: skip
-    layers = [*curves(frame, rows), *refused(frame, readings.refused("train_loss"))]
-    return panel(frame, layers, numbers(readings.variants, _last(rows), f"Training loss at the end ({readings.unit})"))
+    layers = [*curves(frame, rows), *refused(frame, readings.refused(quantity))]
+    return panel(frame, layers, numbers(readings.variants, _last(rows), f"{title} at the end ({readings.unit})"))
 
 
 def _accuracy(readings: Readings, quantity: str, title: str, window: int) -> Panel:

@@ -8,7 +8,7 @@ from itertools import groupby
 from math import isfinite, log
 from typing import TYPE_CHECKING
 
-from alidade.report.finding import is_ratio
+from alidade.report.finding import is_ratio, written
 from alidade.report.words import number
 
 if TYPE_CHECKING:
@@ -66,17 +66,12 @@ def verdict_groups(verdicts: Sequence[Verdict]) -> list[Group]:
 
 
 def _line(verdict: Verdict, reach: tuple[float, float]) -> Line:
-    ratio = is_ratio(verdict)
-
-    def write(value: float) -> str:
-        return number(value, 2) if ratio else f"{value:+.2f}".replace("-", "−")
-
     interval = verdict.interval
     return Line(
         claim=verdict.claim,
         statistic=f"{verdict.statistic}; claimed: {_SIDES[verdict.relation]} {number(verdict.threshold)}",
-        estimate="–" if verdict.estimate is None else write(verdict.estimate),
-        interval="" if interval is None else f"{write(interval[0])} to {write(interval[1])}",
+        estimate="–" if verdict.estimate is None else written(verdict, verdict.estimate),
+        interval="" if interval is None else " to ".join(written(verdict, end) for end in interval),
         glyph=_glyph(verdict, reach),
         n=verdict.n,
         p_adjusted="" if verdict.p_adjusted is None else _p(verdict.p_adjusted),
