@@ -22,11 +22,15 @@ class Listener:
 
     def __init__(self) -> None:
         self.steps: dict[str, int] = {}
+        self.notes: dict[str, list[str]] = {}
         self.done: list[str] = []
         self.broken: dict[str, str] = {}
 
     def advanced(self, run_id: str, step: int, loss: float, accuracy: float) -> None:
         self.steps[run_id] = step
+
+    def noted(self, run_id: str, line: str) -> None:
+        self.notes.setdefault(run_id, []).append(line)
 
     def finished(self, run_id: str) -> None:
         self.done.append(run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,17 @@ class RandomState:
         """Whether no number was drawn between the two states."""
         mine, theirs = ((s._cpu, s._cuda, s._numpy, s._own) for s in (self, other))
         return self._python == other._python and _equal(mine, theirs)
+
+    def state(self) -> dict[str, Any]:
+        """The same in plain numbers, text, tensors and arrays, for a checkpoint."""
+        return {
+            "cpu": self._cpu, "cuda": self._cuda, "python": self._python, "numpy": self._numpy, "own": self._own
+        }  # fmt: skip
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Become such a state, which ``install`` then makes the current one."""
+        self._cpu, self._python, self._numpy, self._own = (state[name] for name in ("cpu", "python", "numpy", "own"))
+        self._cuda = state["cuda"] if torch.cuda.is_initialized() else None
 
     def install(self) -> None:
         """Make this state the current one."""

@@ -2,8 +2,8 @@
 
 from alidade.store.files import FORMAT as FORMAT
 from alidade.store.live import LiveRun as LiveRun
-from alidade.store.study import SCHEMA as SCHEMA
-from alidade.store.study import Segments as Segments
+from alidade.store.segments import SCHEMA as SCHEMA
+from alidade.store.segments import Segments as Segments
 from alidade.store.study import Study as Study
 from alidade.store.study import export as export
 from alidade.store.study import finished_segments as finished_segments

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from alidade.core.errors import WorkError
 
 FORMAT = 1
 _DIGEST = "digest"  # key of a JSON file's own checksum
-_PARTIAL = ".partial"  # end of the name of a file being written
+PARTIAL = ".partial"  # end of the name of a file being written
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -62,7 +60,7 @@ def damaged(path: Path, found: str = "damaged", remedy: str | None = None) -> Wo
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all, also when the machine stops."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -72,24 +70,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """One writer at a time, so that DONE of one command never lists the segments of another.
-
-    What a writer left half-written when it was killed is removed.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for partial in folder.glob(f".*{_PARTIAL}"):
-            partial.unlink()
-        yield
 
 
 def sha256(data: bytes) -> str:

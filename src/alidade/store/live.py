@@ -13,7 +13,8 @@ from alidade.core.records import Row
 from alidade.core.spec import SurveySpec
 from alidade.store.files import write_atomically
 from alidade.store.parts import PARTS, read_parts, write_cut, write_part
-from alidade.store.study import SPEC, Segments, finished_rows, reopen, write_run
+from alidade.store.segments import Segments
+from alidade.store.study import SPEC, finished_rows, reopen, write_run
 
 #: Seconds between two flushes of one run: what a kill can cost.
 FLUSH_SECONDS = 5.0

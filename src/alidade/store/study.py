@@ -8,64 +8,31 @@ reported and never read as numbers. The JSON files carry a digest of themselves 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from alidade.core.errors import CallError, WorkError, brief
-from alidade.core.records import COLUMNS, Row
+from alidade.core.records import COLUMNS
 from alidade.core.spec import AnyRunSpec, RunSpec, parse_run_spec
 from alidade.store.files import (
     FORMAT,
     damaged,
-    only_writer,
     read_bytes,
     read_json,
     sha256,
     write_atomically,
     write_json,
 )
+from alidade.store.locks import only_writer
 from alidade.store.parts import PARTS, parquet, parse, read_parts
+from alidade.store.segments import ROW_SCHEMA, Segments
 
 _MANIFEST, SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
 _THEORY = "theory.json"
-
-#: Types of the columns of the tidy table.
-SCHEMA: dict[str, Any] = {
-    "run": pl.String, "seed": pl.Int64, "step": pl.Int64, "quantity": pl.String, "layer": pl.String,
-    "step_size": pl.Float64, "value": pl.Float64, "unit": pl.String, "statistics": pl.String, "dtype": pl.String,
-    "status": pl.String,
-}  # fmt: skip
-_ROW_SCHEMA = {name: SCHEMA[name] for name in COLUMNS if name not in ("run", "seed")}
-
-
-class Segments:
-    """A recorder (core.records.Recorder) that keeps rows in memory until the run is written."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, list[Row]] = {}
-
-    def record(self, segment: str, rows: Sequence[Row]) -> None:
-        """Append rows to a segment; an empty list still makes the segment exist."""
-        self._rows.setdefault(segment, []).extend(rows)
-
-    def frame(self, segment: str) -> pl.DataFrame:
-        """The segment's rows as a table without run and seed."""
-        ordered = [name for name in Row.__dataclass_fields__]
-        frame = pl.DataFrame([astuple(row) for row in self._rows[segment]], schema=_in_order(ordered), orient="row")
-        return frame.select(list(_ROW_SCHEMA))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Segments that hold rows or were declared."""
-        return tuple(self._rows)
-
-
-def _in_order(names: Sequence[str]) -> dict[str, Any]:
-    return {name: _ROW_SCHEMA[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -255,7 +222,7 @@ def _read_run(folder: Path, spec: AnyRunSpec) -> pl.DataFrame:
         frames = [parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
     else:
         frames = [frame for _, frame in read_parts(folder / PARTS)]
-    frame = pl.concat([frame for frame in frames if frame.height] or frames[:1] or [pl.DataFrame(schema=_ROW_SCHEMA)])
+    frame = pl.concat([frame for frame in frames if frame.height] or frames[:1] or [pl.DataFrame(schema=ROW_SCHEMA)])
     run = pl.lit(folder.name, dtype=pl.String).alias("run")
     return frame.with_columns(run, pl.lit(spec.seed, dtype=pl.Int64).alias("seed")).select(COLUMNS)
 

@@ -1,4 +1,4 @@
-"""A study on this machine: a pool of processes, one run each, that can be stopped at any moment."""
+"""A study on this machine: processes side by side, one run each, that can be stopped at any moment."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from alidade.core.errors import WorkError
 from alidade.core.probes import PlannedRun
 from alidade.probes.environment import usable_cores
+from alidade.probes.memory import reason_of
+from alidade.store.failures import note_failure
+from alidade.store.locks import HeldError
 from alidade.sweeps import worker
+from alidade.sweeps.checkpoints import StoppedError
 
 _POLL_SECONDS = 0.1
+#: How long a run may take to reach its next step and write its last checkpoint when the time allowed is over.
+GRACE_SECONDS = 30.0
 
 
 class Listener(Protocol):
@@ -27,6 +34,9 @@ class Listener(Protocol):
 
     def advanced(self, run_id: str, step: int, loss: float, accuracy: float | None) -> None:
         """A run has taken ``step`` steps."""
+
+    def noted(self, run_id: str, line: str) -> None:
+        """Something about a run that its user should know."""
 
     def finished(self, run_id: str) -> None:
         """A run is written."""
@@ -42,7 +52,8 @@ class OutOfTimeError(WorkError):
 def execute(runs: Sequence[PlannedRun], job: worker.Job, listener: Listener, max_seconds: float | None = None) -> None:
     """Train all runs, as many at once as there are cores (one on a GPU).
 
-    Ctrl-C, and the end of the time allowed, kill the workers at once: a run is on the disk whole or not at all.
+    Ctrl-C kills the workers at once: a finished run is on the disk whole, and the others go on from their last
+    checkpoint. At the end of the time allowed they write one. A worker that dies takes its own run with it only.
 
     Raises:
         OutOfTimeError: ``max_seconds`` are over.
@@ -50,21 +61,15 @@ def execute(runs: Sequence[PlannedRun], job: worker.Job, listener: Listener, max
     """
     if not runs:
         return
-    context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
-    messages = context.Queue()
-    workers = min(len(runs), 1 if job.device.startswith("cuda") else usable_cores())
-    deadline = time.monotonic() + max_seconds if max_seconds is not None else None
-    pool = ProcessPoolExecutor(workers, context, worker.start, (job, messages))
+    study = _Study(runs, job, listener)
     try:
-        with _ctrl_c_held_back():
-            pending = {pool.submit(worker.execute, run): run.spec.run_id for run in runs}
-        failures = _follow(pending, messages, listener, deadline)
-        pool.shutdown()
+        failures = study.follow(time.monotonic() + max_seconds if max_seconds is not None else None)
+        study.close()
     except BaseException:
         with _ctrl_c_held_back():  # a second one must not save the workers
             for process in multiprocessing.active_children():
                 process.kill()
-            pool.shutdown(wait=False, cancel_futures=True)
+            study.close()
         raise
     if failures:
         raise WorkError(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
@@ -88,34 +93,91 @@ def _ctrl_c_held_back() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _follow(pending: dict[Future[str], str], messages: Any, listener: Listener, deadline: float | None) -> list[str]:
-    failures: list[str] = []
-    while pending:
-        if deadline is not None and time.monotonic() > deadline:
-            raise OutOfTimeError("the time of --max-minutes is over; repeat the command to go on")
-        done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-        _pass_on(messages, listener)  # what a run said comes before its end
-        for future in done:
-            run_id = pending.pop(future)
-            reason = _failure(future)
-            if reason is None:
-                listener.finished(run_id)
-            else:
-                failures.append(reason)
-                listener.failed(run_id, reason)
-    return failures
+class _Study:
+    """The runs of a study and the processes that train them: a pool of one process for each that works at a time.
+
+    A larger pool breaks as a whole when one of its processes dies.
+    """
+
+    def __init__(self, runs: Sequence[PlannedRun], job: worker.Job, listener: Listener) -> None:
+        self._job, self._listener = job, listener
+        self._context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
+        self._messages, self._stop = self._context.Queue(), self._context.Event()
+        self._waiting = deque(runs)
+        self._places = min(len(runs), 1 if job.device.startswith("cuda") else usable_cores())
+        self._idle: list[ProcessPoolExecutor] = []
+        self._working: dict[Future[str], tuple[ProcessPoolExecutor, str]] = {}
+        self._advancing: set[str] = set()  # runs that have something to save
+
+    def follow(self, deadline: float | None) -> list[str]:
+        """Wait for all runs; returns why some failed."""
+        failures: list[str] = []
+        while self._waiting or self._working:
+            if deadline is not None and time.monotonic() > deadline:
+                self._end_in_time()
+                raise OutOfTimeError("the time of --max-minutes is over; repeat the command to go on")
+            self._hand_out()
+            failures += filter(None, map(self._settle, self._done()))
+        return failures
+
+    def close(self) -> None:
+        """End the processes that have nothing to do."""
+        for pool in [*self._idle, *(pool for pool, _ in self._working.values())]:
+            pool.shutdown(wait=not self._working, cancel_futures=True)
+
+    def _hand_out(self) -> None:
+        while self._waiting and len(self._working) < self._places:
+            with _ctrl_c_held_back():
+                run = self._waiting.popleft()
+                pool = self._idle.pop() if self._idle else self._new_pool()
+                self._working[pool.submit(worker.execute, run)] = (pool, run.spec.run_id)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, self._context, worker.start, (self._job, self._messages, self._stop))
+
+    def _done(self) -> list[Future[str]]:
+        done, _ = wait(self._working, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        self._pass_on()  # what a run said comes before its end
+        return list(done)
+
+    def _settle(self, future: Future[str]) -> str | None:
+        """Why a run failed, which is noted in its folder; None if it did not."""
+        pool, run_id = self._working.pop(future)
+        error = future.exception()
+        if isinstance(error, BrokenProcessPool):
+            pool.shutdown(wait=False)
+        else:
+            self._idle.append(pool)
+        if error is None or isinstance(error, StoppedError):
+            if error is None:
+                self._listener.finished(run_id)
+            return None
+        reason = _reason(error)
+        if not isinstance(error, HeldError):  # then it is another process that knows how the run fares
+            note_failure(self._job.root / run_id, reason)
+        self._listener.failed(run_id, reason)
+        return reason
+
+    def _end_in_time(self) -> None:
+        """Let every run that has taken a step write its last checkpoint."""
+        self._stop.set()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline and any(run_id in self._advancing for _, run_id in self._working.values()):
+            for future in self._done():
+                self._settle(future)
+
+    def _pass_on(self) -> None:
+        while True:
+            try:
+                kind, run_id, *said = self._messages.get_nowait()
+            except queue.Empty:
+                return
+            if kind == "advanced":
+                self._advancing.add(run_id)
+            getattr(self._listener, kind)(run_id, *said)
 
 
-def _pass_on(messages: Any, listener: Listener) -> None:
-    while True:
-        try:
-            listener.advanced(*messages.get_nowait())
-        except queue.Empty:
-            return
-
-
-def _failure(future: Future[str]) -> str | None:
-    error = future.exception()
+def _reason(error: BaseException) -> str:
     if isinstance(error, BrokenProcessPool):
         return "a worker process died (out of memory?); repeat the command to go on"
-    return None if error is None else " ".join(str(error).split()) or type(error).__name__
+    return reason_of(error)

@@ -51,6 +51,11 @@ class StudyProgress:
         self._bars.update(self._tasks[run_id], completed=step, metrics=self._metrics[run_id])
         self._bars.update(self._overall, completed=sum(self._steps.values()))
 
+    def noted(self, run_id: str, line: str) -> None:
+        """Something about a run that its user should know."""
+        text = f"{self._specs[run_id].label}: {line}"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def finished(self, run_id: str) -> None:
         """A run is written."""
         self._steps[run_id] = self._specs[run_id].steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from alidade.data import Dataset
 from alidade.landscape.statistics import describe_statistics
 from alidade.probes.session import TIMING, Session, StepStart, moment_before_step
 from alidade.train.build import Task, accuracy, build_optimizer, build_task
+from alidade.train.checkpoint import Checkpoints, NoCheckpoints, Standing
 from alidade.train.outcome import Outcome
 
 TRAINING = "training"
@@ -46,6 +46,7 @@ def train(
     recorder: Recorder,
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda progress: None,
+    checkpoints: Checkpoints | None = None,
 ) -> torch.nn.Module:
     """Train ``spec`` and record the segments "training", "timing" and one per probe; return the trained model.
 
@@ -53,14 +54,20 @@ def train(
     last probe, at ``spec.steps``, sees the final parameters. Probes of the step itself (covariate shift, profiles
     along the update) see where it started and where it ended; there is none at ``spec.steps``. The trajectory is
     bit-identical whatever is probed. ``data`` are the images; None where the spec draws its own data.
+
+    ``checkpoints`` are asked before each step. A training that goes on from one is, on the CPU, bit for bit the one
+    that was never interrupted; ``recorder`` must then hold what was recorded up to it, and nothing later.
     """
     make_deterministic(spec.seed)
     task = build_task(spec, data, device)
     optimizer, outcome = build_optimizer(spec, task.model), Outcome(spec.steps, task.full_batch)
-    session = Session(probes, recorder)
+    session, checkpoints = Session(probes, recorder), checkpoints or NoCheckpoints()
     recorder.record(TRAINING, [])
-    began = time.perf_counter()
-    for step in range(spec.steps + 1):
+    standing, kept = Standing(task.model, optimizer, outcome, session), checkpoints.latest()
+    first = 0 if kept is None else standing.restore(kept)
+    for step in range(first, spec.steps + 1):
+        if step > first and checkpoints.due():
+            checkpoints.keep(step, standing.state(step))
         before, across = session.due_around(step)
         if before:
             moment = moment_before_step(step, task.model, task.loss_fn, task.batches(step), task.test, step == 0)
@@ -73,7 +80,7 @@ def train(
             session.measure(start.moment_after_step(), across)
         report(progress)
     recorder.record(TRAINING, list(outcome.rows()))
-    recorder.record(TIMING, [Row(spec.steps, "training_seconds", time.perf_counter() - began, "s", dtype="float64")])
+    recorder.record(TIMING, [Row(spec.steps, "training_seconds", standing.seconds, "s", dtype="float64")])
     return task.model
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from math import inf, isfinite
+from typing import Any
 
 from alidade.core.records import NON_FINITE, OK, Row
 
@@ -33,6 +35,16 @@ class Outcome:
             ratio = loss / self._first if self._first else inf
             status = OK if isfinite(ratio) else NON_FINITE
             self._diverged = Row(step, "diverged", ratio, "1", dtype="float64", status=status)
+
+    def state(self) -> dict[str, Any]:
+        """What a training that goes on from a checkpoint needs, in plain numbers and text."""
+        diverged = None if self._diverged is None else asdict(self._diverged)
+        return {"first": self._first, "late": self._late, "last": self._last, "diverged": diverged}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        self._first, self._late, self._last = state["first"], state["late"], state["last"]
+        self._diverged = None if state["diverged"] is None else Row(**state["diverged"])
 
     def rows(self) -> Iterator[Row]:
         """``diverged``, at its step: loss over first loss. ``stationary``, at the end: relative change of the loss.
