@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,9 +39,12 @@ from alidade.probes.evaluation import evaluate
 from alidade.probes.hooks import trainable
 from alidade.probes.layer_scalars import layer_scalars
 from alidade.probes.line import line_profile
+from alidade.probes.memory import is_out_of_memory, reason_of, release_memory
 from alidade.probes.rescaling import rescaled
 from alidade.probes.saved import plain_statistics, statistics_of
 from alidade.probes.theorem import lipschitz_reduction
+
+T = TypeVar("T")
 
 TIMING = "timing"  # the segment of what is not reproducible
 
@@ -126,6 +129,17 @@ class Session:
             name = probe_id.rsplit("-", 1)[0]
             self._recorder.record(TIMING, [Row(moment.step, f"{name}_seconds", seconds, "s", dtype="float64")])
 
+    def attempt(self, step: int, probes: Sequence[str], work: Callable[[], T]) -> T | None:
+        """What ``work`` gives to these probes; if it raises, None, and they have failed."""
+        try:
+            return work()
+        except Exception as error:
+            reason, exhausted = reason_of(error), is_out_of_memory(error)
+        if exhausted:
+            release_memory()
+        self.fail(step, probes, reason)
+        return None
+
     def fail(self, step: int, probes: Sequence[str], reason: str) -> None:
         """Record that these probes came to nothing, and say so once per reason."""
         for probe_id in probes:
@@ -150,8 +164,10 @@ class Session:
                 return list(self._measure_activations(probe, moment))
             return list(MEASURES[probe.kind](probe, moment))
         except Exception as error:  # the training must go on, whatever a probe runs into
-            reason = " ".join(str(error).split()) or type(error).__name__
-            return [self._failure(moment.step, probe, reason)]
+            reason, exhausted = reason_of(error), is_out_of_memory(error)
+        if exhausted:
+            release_memory()  # out here nothing holds the probe's tensors any more
+        return [self._failure(moment.step, probe, reason)]
 
     def _measure_activations(self, probe: ActivationsProbe, moment: Moment) -> Iterable[Row]:
         """The statistics, their change since the last probe and their drift since the first (paper, Fig. 8)."""

@@ -74,14 +74,21 @@ def train(
             session.measure(moment, before)
         if step == spec.steps:
             break
-        start = StepStart(step, task.model, task.loss_fn, task.batches(step)) if across else None
+        start = _start_of_step(session, step, task, across)
         progress = _train_step(task, optimizer, step, recorder, outcome)
-        if start:
-            session.measure(start.moment_after_step(), across)
+        if start and (done := session.attempt(step, across, start.moment_after_step)):
+            session.measure(done, across)
         report(progress)
     recorder.record(TRAINING, list(outcome.rows()))
     recorder.record(TIMING, [Row(spec.steps, "training_seconds", standing.seconds, "s", dtype="float64")])
     return task.model
+
+
+def _start_of_step(session: Session, step: int, task: Task, probes: Sequence[str]) -> StepStart | None:
+    """What the probes of the step itself need; a copy of the network for which there is no room is their failure."""
+    if not probes:
+        return None
+    return session.attempt(step, probes, lambda: StepStart(step, task.model, task.loss_fn, task.batches(step)))
 
 
 def _train_step(
