@@ -138,6 +138,21 @@ def test_a_file_system_that_takes_no_more_keeps_what_was_finished(small_study: P
     assert alidade("claims", copy).returncode == 0
 
 
+def test_figures_and_tables_of_a_study_as_files(small_study: Path, tmp_path: Path) -> None:
+    result = alidade("report", small_study, "--out", tmp_path / "page.html", "--figures", tmp_path / "figures")
+    assert result.returncode == 0, result.stderr
+    listed = [Path(line) for line in result.stdout.splitlines()]
+    assert listed[0] == tmp_path / "page.html"
+    assert sorted(listed[1:]) == sorted((tmp_path / "figures").iterdir())
+    assert {"figures.md", "verdicts.md", "verdicts.csv", "beside-the-paper.md"} < {path.name for path in listed}
+
+
+def test_figures_where_no_folder_can_be(small_study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = alidade("report", small_study, "--out", tmp_path / "page.html", "--figures", tmp_path / "file")
+    assert "expected a folder that can be written, got: " in error_line(result, 1)
+
+
 def test_another_init_means_other_runs(small_study: Path, tmp_path: Path) -> None:
     """With no time to run them: the plan alone."""
     result = alidade(*SMALL, "--init", "glorot", "--max-minutes", 0, "--out", tmp_path)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from alidade.cli.options import AsJson, Data, Device, Folder, Format, Init, Out, Scale, Seeds, finite
-from alidade.cli.study import check_statements, keep_theory, run_study, write_report
+from alidade.cli.study import check_statements, keep_theory, run_study, write_figures, write_report
 from alidade.cli.tables import print_theory, print_verdicts
 
 #: Networks on which the demo checks each statement of the paper: every false one shows.
@@ -93,9 +93,15 @@ def claims(folder: Folder, as_json: AsJson = False) -> None:
 def report(
     folder: Folder,
     out: Annotated[Path | None, typer.Option("--out", help="Default: DIR/report.html.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Also every figure as SVG and every table, into this folder.")
+    ] = None,
 ) -> None:
     """Write the page: one HTML file that needs no network."""
     print(write_report(folder, out or folder / "report.html"))
+    if figures is not None:
+        for path in write_figures(folder, figures):
+            print(path)
 
 
 @app.command()

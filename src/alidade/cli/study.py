@@ -128,3 +128,14 @@ def write_report(folder: Path, out: Path) -> Path:
     study = open_study(folder)
     chapters = {name: Chapter(experiment.question, experiment.paper) for name, experiment in EXPERIMENTS.items()}
     return write_page(out, study, judge_study(study), chapters, plotted())
+
+
+def write_figures(folder: Path, into: Path) -> list[Path]:
+    """Judge a study and write its figures and tables as files."""
+    from alidade.experiments import judge_study
+    from alidade.experiments.paper import plotted
+    from alidade.report.stills import write_stills
+    from alidade.store import open_study
+
+    study = open_study(folder)
+    return write_stills(into, study, judge_study(study), plotted())

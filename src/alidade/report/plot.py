@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alidade.core.errors import CallError, WorkError
 from alidade.report import theme
-from alidade.report.charts import Panel, without_legend
-
-if TYPE_CHECKING:
-    from alidade.report.figure import Figure
+from alidade.report.composed import ON_THE_PAGE, composed, composed_figures
 
 VEGA_LITE = "6.4"
-_WIDTH = 300
 _WHAT = "anything measured, a Study, a table as alidade.load gives it, or a list of Verdicts"
 
 
@@ -46,13 +42,17 @@ class Chart:
             raise WorkError(f"{target}: expected a file that can be written, got: {error.strerror}") from error
         return target
 
-    def _repr_html_(self) -> str:
+    def svg(self) -> str:
+        """The chart as the text of an SVG."""
         return _svg(self.spec).decode()
+
+    def _repr_html_(self) -> str:
+        return self.svg()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {
             "application/vnd.vegalite.v6+json": self.spec,
-            "image/svg+xml": _svg(self.spec).decode(),
+            "image/svg+xml": self.svg(),
             "text/plain": "<alidade chart>",
         }
 
@@ -148,90 +148,25 @@ def _verdicts(verdicts: Any) -> dict[str, Any]:
 def _study(study: Any) -> dict[str, Any]:
     from alidade.report.sections import planned
 
-    made = [plan.draw() for plan in planned(study) if plan.name not in _ON_THE_PAGE]
+    made = [plan.draw() for plan in planned(study) if plan.name not in ON_THE_PAGE]
     still = [figure for figure in made if figure is not None]
     if not still or study.frame.is_empty():
         raise CallError("plot: expected a study with measurements, got none")
-    return _composed_figures(still)
+    return composed_figures(still)
 
 
 def _one_figure(study: Any, name: str) -> dict[str, Any]:
     from alidade.report.figures import FIGURES
     from alidade.report.sections import planned
 
-    plans = [plan for plan in planned(study) if plan.name not in _ON_THE_PAGE]
-    known = dict.fromkeys([*(known for known in FIGURES if known not in _ON_THE_PAGE), *(p.address for p in plans)])
+    plans = [plan for plan in planned(study) if plan.name not in ON_THE_PAGE]
+    known = dict.fromkeys([*(known for known in FIGURES if known not in ON_THE_PAGE), *(p.address for p in plans)])
     if name not in known:
         raise CallError(f"plot: expected figure to be one of {', '.join(known)}, got {name!r}")
     drawn = next((made for p in plans if name in (p.name, p.address) and (made := p.draw())), None)
     if drawn is None:
         raise CallError(f"plot: the study holds no measurements for the figure {name!r}")
-    return _composed_figures([drawn])
-
-
-#: The slider lives on the page.
-_ON_THE_PAGE = ("stepper",)
-
-
-def _composed_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
-    """Figures below each other, in one flat list of rows: PDF allows only so many nested groups."""
-    parts = [(figure, composed(figure.rows)) for figure in drawn]
-    rows = []
-    for figure, part in parts:
-        title = {
-            "text": f"{figure.title}: {figure.setting}" if figure.setting else figure.title,
-            "subtitle": figure.note,
-            "fontSize": 17,
-            "offset": 20,
-        }
-        first, *others = part["vconcat"]
-        rows += [{**first, "title": title}, *others]
-    datasets = {name: values for _, part in parts for name, values in part["datasets"].items()}
-    return {"vconcat": rows, "resolve": _APART, "datasets": datasets, "spacing": 40}
-
-
-def composed(rows: Sequence[Sequence[Panel]], width: int = _WIDTH, spacing: int = 76) -> dict[str, Any]:
-    """Rows of panels as one Vega-Lite chart, with one legend: that of the first panel that has one.
-
-    ``spacing`` is the room for the labels of the vertical axes.
-    """
-    legend_drawn = False
-    lines = []
-    for row in rows:
-        views = []
-        for panel in row:
-            view = _view(panel, width)
-            if legend_drawn:
-                view = without_legend(view)
-            legend_drawn = legend_drawn or _has_legend(panel.spec)
-            views.append(view)
-        lines.append({"hconcat": views, "resolve": _APART, "bounds": "flush", "spacing": spacing})
-    return {"vconcat": lines, "resolve": _APART, "datasets": _datasets([panel for row in rows for panel in row])}
-
-
-_APART = {"scale": {"color": "independent", "strokeDash": "independent"}}
-
-
-def _view(panel: Panel, width: int) -> dict[str, Any]:
-    """A panel as part of a larger chart: its data go by names that no other panel uses."""
-    view = {name: value for name, value in panel.spec.items() if name != "datasets"}
-    layers = [{**layer, **_renamed(layer, panel.id)} for layer in view["layer"]]
-    return {**view, **_renamed(view, panel.id), "layer": layers, "width": width}
-
-
-def _renamed(part: Mapping[str, Any], panel: str) -> dict[str, Any]:
-    if "name" not in part.get("data", {}):
-        return {}
-    return {"data": {**part["data"], "name": f"{panel}-{part['data']['name']}"}}
-
-
-def _datasets(panels: Sequence[Panel]) -> dict[str, Any]:
-    return {f"{panel.id}-{name}": values for panel in panels for name, values in panel.spec["datasets"].items()}
-
-
-def _has_legend(spec: Mapping[str, Any]) -> bool:
-    channels = [channel for layer in spec["layer"] for channel in layer.get("encoding", {}).values()]
-    return any(isinstance(channel, dict) and channel.get("legend") for channel in channels)
+    return composed_figures([drawn])
 
 
 def _still(spec: Mapping[str, Any]) -> dict[str, Any]:
