@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from alidade.cli.options import AsJson, Data, Device, Folder, Format, Init, Out, Scale, Seeds, finite
+from alidade.cli.options import AsJson, Data, Device, Folder, Format, Init, Out, Scale, Seeds, finite, out_option
 from alidade.cli.study import check_statements, keep_theory, run_study, write_figures, write_report
 from alidade.cli.tables import print_theory, print_verdicts
 
@@ -43,7 +43,7 @@ def reproduce(
     max_minutes: Annotated[
         float | None, typer.Option(min=0.0, callback=finite, help="Stop then; finished runs are kept.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: runs/NAME.")] = None,
+    out: Annotated[Path | None, out_option("Default: runs/NAME.")] = None,
 ) -> None:
     """Repeat an experiment of the paper and judge its claims; ends with DIR/report.html."""
     from alidade.experiments import experiments_named
@@ -61,7 +61,7 @@ def theory(
     instances: Annotated[int, typer.Option("--instances", min=1, help="Networks per statement.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of all random numbers.")] = 0,
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option("--out", help="A study's folder: adds the table to its report.")] = None,
+    out: Annotated[Path | None, out_option("A study's folder: adds the table to its report.")] = None,
 ) -> None:
     """Check every statement of the paper, as printed and corrected, on random and adversarial networks."""
     rows = check_statements(instances, seed)
@@ -92,7 +92,7 @@ def claims(folder: Folder, as_json: AsJson = False) -> None:
 @app.command()
 def report(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: DIR/report.html.")] = None,
+    out: Annotated[Path | None, out_option("Default: DIR/report.html.")] = None,
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Also every figure as SVG and every table, into this folder.")
     ] = None,
@@ -108,7 +108,7 @@ def report(
 def export(
     folder: Folder,
     to: Annotated[Format, typer.Option("--to", help="Format of the table.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Default: stdout (csv), DIR/export.parquet.")] = None,
+    out: Annotated[Path | None, out_option("Default: stdout (csv), DIR/export.parquet.")] = None,
 ) -> None:
     """All measurements as one tidy table."""
     from alidade import store

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from alidade.core.errors import CallError
 
 
 class Scale(StrEnum):
@@ -53,7 +55,22 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-Out = Annotated[Path, typer.Option("--out", help="Folder of the study: runs, and report.html.")]
+def located(where: str | Path) -> Path:
+    """A path, or a URL of a file system that fsspec knows."""
+    from alidade.store import place
+
+    try:
+        return place(where)
+    except CallError as error:
+        raise typer.BadParameter(str(error).removeprefix("out: ")) from error
+
+
+def out_option(help: str) -> Any:
+    """Where to write."""
+    return typer.Option("--out", parser=located, metavar="PATH", help=help)
+
+
+Out = Annotated[Path, out_option("Folder of the study: runs, and report.html.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds per network, numbered from 100.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
+Folder = Annotated[Path, typer.Argument(parser=located, metavar="DIR", help="Folder of a study, or its URL.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -23,6 +23,7 @@ from alidade.report.theme import NORMS
 from alidade.report.verdict_table import Group, verdict_groups
 from alidade.report.words import listed, number, seeds
 from alidade.store.files import write_atomically
+from alidade.store.places import cause_of
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -82,7 +83,7 @@ def write_page(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, _render(study, verdicts, sections, plotted or {}).encode())
     except OSError as error:
-        raise WorkError(f"{path}: expected a file that can be written, got: {error.strerror}") from error
+        raise WorkError(f"{path}: expected a file that can be written, got: {cause_of(error)}") from error
     return path
 
 

@@ -2,6 +2,7 @@
 
 from alidade.store.files import FORMAT as FORMAT
 from alidade.store.live import LiveRun as LiveRun
+from alidade.store.places import place as place
 from alidade.store.segments import SCHEMA as SCHEMA
 from alidade.store.segments import Segments as Segments
 from alidade.store.study import Study as Study

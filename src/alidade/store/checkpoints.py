@@ -15,6 +15,7 @@ from typing import Any
 from alidade.core.errors import WorkError
 from alidade.store.files import read_bytes, sha256, write_atomically
 from alidade.store.parts import parquet, parse
+from alidade.store.places import exists
 from alidade.store.segments import Segments
 
 CHECKPOINT = "checkpoint"
@@ -63,7 +64,7 @@ def read_checkpoint(folder: Path, run: str) -> Checkpoint | None:
             Alidade.
     """
     path = folder / CHECKPOINT
-    if not path.exists():
+    if not exists(path):
         return None
     body = _checked(path, read_bytes(path, f"make it readable, or delete it: {_AGAIN}"))
     line, _, rest = body.partition(b"\n")

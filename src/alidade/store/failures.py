@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alidade.core.errors import WorkError
 from alidade.store.files import FORMAT, read_json, write_json
+from alidade.store.places import exists
 
 _FAILED = "FAILED"
 
@@ -20,7 +21,7 @@ def note_failure(folder: Path, reason: str) -> None:
 
 def failure_of(folder: Path) -> str | None:
     """The reason that was noted; None where there is none."""
-    if not (folder / _FAILED).exists():
+    if not exists(folder / _FAILED):
         return None
     try:
         return str(read_json(folder / _FAILED).get("reason", ""))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alidade.core.errors import WorkError
+from alidade.store.places import cause_of, get, is_local, put
 
 FORMAT = 1
 _DIGEST = "digest"  # key of a JSON file's own checksum
@@ -47,9 +48,9 @@ def read_bytes(path: Path, remedy: str | None = None) -> bytes:
         WorkError: it cannot be read; the message says why.
     """
     try:
-        return path.read_bytes()
+        return get(path)
     except OSError as error:
-        raise damaged(path, error.strerror or str(error), remedy) from error
+        raise damaged(path, cause_of(error), remedy) from error
 
 
 def damaged(path: Path, found: str = "damaged", remedy: str | None = None) -> WorkError:
@@ -60,6 +61,8 @@ def damaged(path: Path, found: str = "damaged", remedy: str | None = None) -> Wo
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all, also when the machine stops."""
+    if not is_local(path):
+        return put(path, data)
     temporary = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
         with temporary.open("xb") as file:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from alidade.core.errors import CallError, WorkError, brief
+from alidade.core.errors import CallError, WorkError
 from alidade.core.records import Row
 from alidade.core.spec import SurveySpec
 from alidade.store.files import write_atomically
 from alidade.store.parts import PARTS, read_parts, write_cut, write_part
+from alidade.store.places import is_local, place
 from alidade.store.segments import Segments
 from alidade.store.study import SPEC, finished_rows, reopen, write_run
 
@@ -115,11 +115,12 @@ def folder_of(out: Any) -> Path:
     """The folder that a caller names.
 
     Raises:
-        CallError: no path.
+        CallError: no path, or no folder of this machine: a survey is written piece by piece while the training goes on.
     """
-    if not isinstance(out, str | PathLike) or not str(out):
-        raise CallError(f"out: expected the path of an empty or new folder, got {brief(out)}")
-    return Path(out)
+    folder = place(out)
+    if not is_local(folder):
+        raise CallError(f"out: expected a folder of this machine, got {folder}; copy it there when it is closed")
+    return folder
 
 
 def _unwritable(root: Path, error: OSError) -> WorkError:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from alidade.core.errors import WorkError
 from alidade.store.files import PARTIAL, write_atomically
+from alidade.store.places import cause_of, is_local
 
 _WRITING, _HELD = ".lock", ".held"
 _HOLDER = ".holder"  # who holds a run's folder, for the message: the lock itself is the system's
@@ -27,12 +28,25 @@ class HeldError(WorkError):
 def only_writer(folder: Path) -> Iterator[None]:
     """One writer at a time, so that DONE of one command never lists the segments of another.
 
-    What a writer left half-written when it was killed is removed.
+    What a writer left half-written when it was killed is removed. Object stores have neither locks nor halves.
     """
+    if not is_local(folder):
+        yield
+        return
     with FileLock(folder / _WRITING):
         for partial in folder.glob(f".*{PARTIAL}"):
             partial.unlink()
         yield
+
+
+def holding(folder: Path) -> AbstractContextManager[object]:
+    """A run's folder held for as long as it is trained; where a file system has no locks, nothing is held.
+
+    Raises:
+        HeldError: another process holds it; the message says which.
+        WorkError: the disk is full or read-only.
+    """
+    return Holding(folder) if is_local(folder) else nullcontext()
 
 
 class Holding:
@@ -57,7 +71,7 @@ class Holding:
                 "wait for it or stop it"
             ) from None
         except OSError as error:
-            why = error.strerror or str(error)
+            why = cause_of(error)
             raise WorkError(f"{folder}: could not be written ({why}); free space or change --out") from error
         since = datetime.now(UTC).isoformat(timespec="seconds")
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

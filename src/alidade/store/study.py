@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from alidade.core.errors import CallError, WorkError, brief
+from alidade.core.errors import CallError, WorkError
 from alidade.core.records import COLUMNS
 from alidade.core.spec import AnyRunSpec, RunSpec, parse_run_spec
 from alidade.store.files import (
@@ -29,6 +29,7 @@ from alidade.store.files import (
 )
 from alidade.store.locks import only_writer
 from alidade.store.parts import PARTS, parquet, parse, read_parts
+from alidade.store.places import cause_of, exists, look_again, place
 from alidade.store.segments import ROW_SCHEMA, Segments
 
 _MANIFEST, SPEC, _DONE, _ENVIRONMENT = "study.json", "spec.json", "DONE", "environment.json"
@@ -73,7 +74,7 @@ def finished_rows(root: Path, run_id: str) -> dict[str, pl.DataFrame]:
         WorkError: the run's DONE cannot be read, or a segment does not match it.
     """
     folder = root / run_id
-    if not (folder / _DONE).exists():
+    if not exists(folder / _DONE):
         return {}
     return {name: parse(folder / f"{name}.parquet", data) for name, data in _checked_segments(folder).items()}
 
@@ -94,7 +95,7 @@ def write_run(root: Path, spec: AnyRunSpec, segments: Segments, environment: Map
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with only_writer(folder):
-            present = _checked_segments(folder) if (folder / _DONE).exists() else {}
+            present = _checked_segments(folder) if exists(folder / _DONE) else {}
             _require_same_training(folder, present, segments)
             listed = {name: sha256(data) for name, data in present.items()}
             for name in segments.names:
@@ -106,7 +107,7 @@ def write_run(root: Path, spec: AnyRunSpec, segments: Segments, environment: Map
             write_json(folder / _ENVIRONMENT, environment)
             write_json(folder / _DONE, {"format": FORMAT, "segments": listed})
     except OSError as error:
-        raise WorkError(f"{folder}: could not be written ({error.strerror}); free space or change --out") from error
+        raise WorkError(f"{folder}: could not be written ({cause_of(error)}); free space or change --out") from error
 
 
 def _require_same_training(folder: Path, present: Mapping[str, bytes], segments: Segments) -> None:
@@ -132,7 +133,7 @@ def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / _MANIFEST, {"format": FORMAT, **manifest, "experiments": experiments})
     except OSError as error:
-        raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
+        raise WorkError(f"--out {root}: expected a folder that can be written, got: {cause_of(error)}") from error
 
 
 def write_theory(root: Path, checks: Mapping[str, Any]) -> None:
@@ -141,7 +142,7 @@ def write_theory(root: Path, checks: Mapping[str, Any]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / _THEORY, {"format": FORMAT, **checks})
     except OSError as error:
-        raise WorkError(f"--out {root}: expected a folder that can be written, got: {error.strerror}") from error
+        raise WorkError(f"--out {root}: expected a folder that can be written, got: {cause_of(error)}") from error
 
 
 def has_theory(root: Path, instances: int, seed: int) -> bool:
@@ -150,20 +151,22 @@ def has_theory(root: Path, instances: int, seed: int) -> bool:
     return (kept.get("instances"), kept.get("seed")) == (instances, seed)
 
 
-def open_study(root: Path) -> Study:
+def open_study(root: str | os.PathLike[str]) -> Study:
     """Read every finished run below ``root`` that the last command's experiments name (all, without a manifest).
 
     Raises:
         CallError: no such folder.
         WorkError: nothing finished there, or a damaged file, which is named.
     """
-    root = Path(root)
+    root = place(root)
+    look_again(root)
     if not root.is_dir():
         raise CallError(f"{root}: expected a folder with runs, found none; make one with 'alidade demo --out {root}'")
     manifest = _read_manifest(root)
     named = {run for runs in manifest.get("experiments", {}).values() for run in runs}
-    folders = sorted(folder for folder in root.iterdir() if (folder / SPEC).exists() or (folder / _DONE).exists())
-    readable = [f for f in folders if (f / _DONE).exists() or (f / PARTS).exists()]
+    folders = sorted(root.iterdir(), key=lambda folder: folder.name)
+    folders = [f for f in folders if exists(f / SPEC) or exists(f / _DONE)]
+    readable = [f for f in folders if exists(f / _DONE) or exists(f / PARTS)]
     finished = [f for f in readable if not named or f.name in named]
     if not finished:
         raise WorkError(f"{root}: expected a finished run, found none; run 'alidade demo --out {root}' first")
@@ -174,17 +177,18 @@ def open_study(root: Path) -> Study:
         frame=pl.concat(frames),
         specs=specs,
         manifest=manifest,
-        environments={f.name: read_json(f / _ENVIRONMENT) for f in finished if (f / _ENVIRONMENT).exists()},
+        environments={f.name: read_json(f / _ENVIRONMENT) for f in finished if exists(f / _ENVIRONMENT)},
         unfinished=tuple(sorted(named - set(specs))),
         theory=_read_theory(root),
     )
 
 
-def load(root: str | Path) -> pl.DataFrame:
-    """The tidy table of all measurements below ``root``: one row per number, columns as in core.records.COLUMNS."""
-    if not isinstance(root, str | os.PathLike):
-        raise CallError(f"load: expected the path of a folder with runs, got {brief(root)}")
-    return open_study(Path(root)).frame
+def load(root: str | os.PathLike[str]) -> pl.DataFrame:
+    """The tidy table of all measurements below ``root``: one row per number, columns as in core.records.COLUMNS.
+
+    ``root`` is a folder, or a URL of any file system that fsspec knows (``s3://bucket/study``).
+    """
+    return open_study(place(root, "load")).frame
 
 
 def export(frame: pl.DataFrame, to: str, out: Path | None) -> str | None:
@@ -202,22 +206,22 @@ def export(frame: pl.DataFrame, to: str, out: Path | None) -> str | None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, frame.write_csv().encode() if to == "csv" else parquet(frame))
     except OSError as error:
-        raise WorkError(f"--out {out}: expected a file that can be written, got: {error.strerror}") from error
+        raise WorkError(f"--out {out}: expected a file that can be written, got: {cause_of(error)}") from error
     return None
 
 
 def _read_theory(root: Path) -> dict[str, Any] | None:
     path = root / _THEORY
-    return read_json(path, "delete it and repeat the command: no run is lost") if path.exists() else None
+    return read_json(path, "delete it and repeat the command: no run is lost") if exists(path) else None
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:
     path = root / _MANIFEST
-    return read_json(path, "delete it and repeat the command: no run is lost") if path.exists() else {}
+    return read_json(path, "delete it and repeat the command: no run is lost") if exists(path) else {}
 
 
 def _read_run(folder: Path, spec: AnyRunSpec) -> pl.DataFrame:
-    if (folder / _DONE).exists():
+    if exists(folder / _DONE):
         segments = _checked_segments(folder)
         frames = [parse(folder / f"{name}.parquet", segments[name]) for name in sorted(segments)]
     else:

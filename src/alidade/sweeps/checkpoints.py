@@ -14,6 +14,7 @@ from alidade.core.probes import PlannedRun
 from alidade.probes.session import TIMING
 from alidade.store import Segments
 from alidade.store.checkpoints import Checkpoint, DamagedCheckpointError, read_checkpoint, write_checkpoint
+from alidade.store.places import cause_of
 from alidade.train.loop import TRAINING
 
 #: Seconds of training between two checkpoints, at least: what a kill can cost.
@@ -84,7 +85,7 @@ class RunCheckpoints:
         except OSError as error:
             if not self._told:
                 self._told = True
-                why = error.strerror or str(error)
+                why = cause_of(error)
                 self._say(f"{self._folder}: no checkpoint could be written ({why}); training goes on: free space")
         self._last = time.monotonic()
         if self._fixed is None:

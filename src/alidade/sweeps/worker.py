@@ -24,7 +24,7 @@ from alidade.probes.memory import is_out_of_memory, reason_of, release_memory
 from alidade.store import write_run
 from alidade.store.checkpoints import remove_checkpoint
 from alidade.store.failures import clear_failure
-from alidade.store.locks import Holding
+from alidade.store.locks import holding
 from alidade.sweeps.checkpoints import RunCheckpoints
 from alidade.train.loop import Progress, train
 
@@ -93,7 +93,7 @@ def perform(
     """
     folder = job.root / run.spec.run_id
     try:
-        with Holding(folder):
+        with holding(folder):
             clear_failure(folder)
             checkpoints = RunCheckpoints(folder, run, job.device, job.checkpoint_seconds, stop, say)
             train(
