@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+import random
+from collections import OrderedDict, UserDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,6 +202,126 @@ def _hooked_backward() -> Any:
     return _HookedBackward(), cross_entropy, (torch.randn(8, 5, requires_grad=True), _labels(8))
 
 
+class _Meter:
+    """What a class of the user's own keeps, one attribute in a slot, is not seen by PyTorch."""
+
+    __slots__ = ("__dict__", "total")
+
+    def __init__(self) -> None:
+        self.total, self.history = torch.zeros(()), [0.0]
+
+
+@dataclass
+class _Seen:
+    count: int
+    mean: Tensor
+
+
+class _Holding(nn.Module):
+    """Changes what its attributes only refer to: objects, the inside of a tuple, a norm that is not registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 4)
+        self.meter, self.seen, self.loose = _Meter(), _Seen(0, torch.zeros(4)), SimpleNamespace(calls=0)
+        self.pair = ([0], torch.zeros(()))
+        self.hidden = [nn.BatchNorm1d(4, affine=False, momentum=None)]
+        self.draws = {"numpy": np.random.RandomState(3), "python": random.Random(3)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.meter.total += 1
+        self.meter.history.append(1.0)
+        self.meter.latest = 2.0
+        self.seen.count, self.seen.mean = self.seen.count + 1, self.seen.mean + x.mean()
+        self.loose.calls += 1
+        self.pair[0].append(1)
+        self.pair[1].add_(1)
+        counted = self.meter.total + len(self.meter.history) + self.seen.count + self.loose.calls + len(self.pair[0])
+        noise = self.draws["numpy"].rand() + self.draws["python"].random()
+        self.hidden[0].train()
+        y = self.hidden[0](self.linear(x))
+        return (y + self.seen.mean.sum() + self.hidden[0].running_mean) / (counted + self.pair[1] + noise)
+
+
+def _holding() -> Any:
+    return _Holding(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+def _gradient_penalty() -> Any:
+    """A loss that contains gradients with respect to its inputs cannot be evaluated without a graph."""
+
+    def loss_fn(model: nn.Module, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        output = model(x)
+        (gradient,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+        return output.mean() + (gradient.norm(dim=1) - 1).square().mean()
+
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1)).double(), loss_fn, torch.randn(6, 5).double()
+
+
+class _LanguageModel(nn.Module):
+    """As from a model hub: tokens in by keyword, an output that is a mapping and carries the loss, tied weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(11, 8), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> OrderedDict[str, Tensor]:
+        x = self.embed(input_ids)
+        logits = self.head(self.norm(x + self.attention(x, x, x, need_weights=False)[0]))
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return OrderedDict(loss=loss, logits=logits)
+
+
+def _language_model() -> Any:
+    tokens = torch.randint(0, 11, (3, 6))
+    batch = UserDict({"input_ids": tokens, "labels": tokens})
+    return _LanguageModel(), lambda model, batch: model(**batch)["loss"], batch
+
+
+def _many_norms() -> Any:
+    norms = [
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        nn.BatchNorm2d(4, momentum=None),
+    ]
+    body = [module for norm in norms for module in (nn.Conv2d(4, 4, 1), norm)]
+    head = [nn.Flatten(), nn.LayerNorm(64), nn.RMSNorm(64), nn.SyncBatchNorm(64).eval(), nn.Linear(64, 4)]
+    return (
+        nn.Sequential(nn.Conv2d(1, 4, 3), *body, nn.Tanh(), *head),
+        cross_entropy,
+        (torch.randn(8, 1, 6, 6), _labels(8)),
+    )
+
+
+def _spectral_norm() -> Any:
+    """Power iteration moves buffers at every forward pass in train mode."""
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 7))
+    return nn.Sequential(normed, nn.Tanh(), nn.Linear(7, 4)), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+class _Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.2))
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.body(x)))
+
+
+def _twice() -> Any:
+    return _Twice(), cross_entropy, (torch.randn(8, 5), _labels(8))
+
+
+def _half() -> Any:
+    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 4)).bfloat16()
+    return model, cross_entropy, (torch.randn(8, 5).bfloat16(), _labels(8))
+
+
 def _recurrent() -> Any:
     return _Recurrent(), cross_entropy, (torch.randn(8, 4, 3), _labels(8))
 
@@ -262,7 +384,9 @@ CASES = [
     Case("checkpointed", _checkpointed), Case("recurrent", _recurrent), Case("attention", _attention),
     Case("own_generator", _own_generator), Case("transposed", _transposed), Case("weight_norm", _weight_norm),
     Case("reentrant", _reentrant), Case("bounded_embedding", _bounded_embedding), Case("sliced", _sliced),
-    Case("growing", _growing), Case("remembering", _remembering),
+    Case("growing", _growing), Case("remembering", _remembering), Case("holding", _holding),
+    Case("gradient_penalty", _gradient_penalty), Case("language_model", _language_model),
+    Case("many_norms", _many_norms), Case("spectral_norm", _spectral_norm), Case("twice", _twice), Case("half", _half),
     Case("deep_linear", _deep_linear), Case("lp_norms", _lp_norms), Case("resnet", _resnet),
     Case("transformer", _transformer),
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from alidade.core.layer_scalars import UNITS, LayerScalars
 from alidade.core.records import NON_FINITE, OK, UNDEFINED
 from alidade.probes.layer_scalars import layer_scalars
 
-TWINS = [case for case in CASES if case.name not in ("own_generator", "weight_norm")]
+TWINS = [case for case in CASES if case.name not in ("own_generator", "weight_norm", "spectral_norm")]
 
 
 def _built(case: Case, seed: int = 0) -> tuple[nn.Module, Any, Any]:

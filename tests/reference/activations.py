@@ -21,8 +21,8 @@ def keep_everything(model: Any, loss_fn: Any, batch: Any) -> dict[str, list[np.n
 
         def hook(module: Any, inputs: Any, output: Any, name: str = name) -> None:
             first = output
-            while isinstance(first, tuple | list):
-                first = first[0]
+            while isinstance(first, tuple | list | dict):
+                first = next(iter(first.values() if isinstance(first, dict) else first))
             kept.setdefault(name, []).append(first.detach().double().numpy().copy())
 
         module.register_forward_hook(hook)

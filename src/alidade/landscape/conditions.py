@@ -5,7 +5,7 @@ An objective replays them at every evaluation, so that it is the function that t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,15 @@ def autocast_states() -> tuple[AutocastState, ...]:
     return tuple(
         AutocastState(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices
     )
+
+
+def precision(parameters: Collection[Tensor], autocast: Sequence[AutocastState]) -> str:
+    """The precision of a computation: autocast's where it is on, otherwise that of the parameters, maybe "mixed"."""
+    kinds = {p.dtype for p in parameters}
+    for state in autocast:
+        if state.enabled and any(p.device.type == state.device for p in parameters):
+            kinds = {state.dtype}
+    return str(kinds.pop()).removeprefix("torch.") if len(kinds) == 1 else "mixed"
 
 
 @dataclass(frozen=True)

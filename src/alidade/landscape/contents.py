@@ -1,14 +1,18 @@
-"""What modules keep in plain attributes and a forward pass may change in place: containers, tensors, arrays.
+"""What modules keep in plain attributes and a forward pass may change in place: containers, objects, tensors, arrays.
 
-Attributes are put back by identity (:mod:`alidade.landscape.isolation`), which does not see that a list has grown or
-that a tensor has other values. Registered buffers need none of this: an evaluation works on clones of them.
+Attributes are put back by identity (:mod:`alidade.landscape.isolation`), which does not see that a list has grown,
+that an object has other attributes or that a tensor has other values. Registered buffers need none of this: an
+evaluation works on clones of them.
 """
 
 from __future__ import annotations
 
 import operator
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
+from enum import Enum
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,45 +21,53 @@ from torch import Tensor, nn
 
 #: A set that every module has, and that a forward pass which registers a buffer changes.
 _NAMES = "_non_persistent_buffers_set"
-#: Dictionaries that every module has, and that are put back with the attributes.
-_OWN = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) | {_NAMES}
-#: Containers inside of containers are looked at down to this level; an attribute is at level 0.
-_LEVELS = 2
+#: Dictionaries and the set that every module has, by name.
+OWN = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) | {_NAMES}
+#: Types whose objects hold nothing that could change.
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None), nn.Parameter})
+#: Packages whose own modules hold objects that are not part of a model.
+_HOSTS = frozenset({"torch", "builtins"})
+#: Containers and objects inside of others are looked at down to this level; an attribute is at level 0.
+_LEVELS = 3
+#: Of a container with more items than this, such as a list of examples, only the items themselves are kept.
+_MOST_ITEMS = 1000
 
 
 class Contents:
     """The contents of the plain attributes of some modules at one moment.
 
     Seen are lists, dictionaries, sets, deques, NumPy arrays and tensors (exactly these types, and those of the
-    standard library derived from them), as attributes and two levels down in containers, tuples there among them.
-    Parameters, and tensors that a live graph has made, are left alone. On a GPU a change is seen by the tensor's
-    version counter, on the CPU by its values.
+    standard library derived from them), and the attributes of objects: of dataclasses, simple namespaces, modules that
+    are not registered, and classes from the same package as the module's own. All that as attributes and three levels
+    down, through tuples, too. Parameters, and tensors that a live graph has made, are left alone. On a GPU a change is
+    seen by the tensor's version counter, on the CPU by its values.
     """
 
-    def __init__(self, attributes: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._kept: list[_Kept] = []
-        self._names = [now[_NAMES] for now in attributes]
+        self._names = [vars(module)[_NAMES] for module in modules]
         self._names_then = list(map(set, self._names))
-        seen: set[int] = set()
-        for now in attributes:
-            for name in now.keys() - _OWN:
-                if type(now[name]) in _KEPT:
-                    self._keep(now[name], 0, seen)
+        seen: set[int] = set(map(id, modules))  # these are kept otherwise
+        for module in modules:
+            package = _package(type(module))
+            for name, value in vars(module).items():
+                if type(value) not in _PLAIN and name not in OWN:
+                    self._keep(value, 0, package, seen)
 
-    def _keep(self, value: Any, level: int, seen: set[int]) -> None:
-        if id(value) in seen:
+    def _keep(self, value: Any, level: int, package: str, seen: set[int]) -> None:
+        if id(value) in seen or not _may_change(type(value), package):
             return
         seen.add(id(value))
-        kind = _KEPT.get(type(value))  # None for a tuple, which cannot change, but what is in it can
-        if kind is not None and issubclass(kind, KeptValues):
+        kind = _KEPT.get(type(value), _KeptItems if type(value) is tuple else _KeptObject)
+        if issubclass(kind, KeptValues):
             self._kept += filter(None, [kept_values(value)])
             return
-        if kind is not None:
+        if type(value) is not tuple:  # which cannot change, but what is in it can
             self._kept.append(kind(value))
-        if level < _LEVELS:
-            for item in value.values() if isinstance(value, dict) else value:
-                if type(item) in _KEPT or type(item) is tuple:
-                    self._keep(item, level + 1, seen)
+        if level < _LEVELS and not (hasattr(value, "__len__") and len(value) > _MOST_ITEMS):
+            for item in kind.inside(value):
+                if type(item) not in _PLAIN:
+                    self._keep(item, level + 1, package, seen)
 
     def changed(self) -> bool:
         """Whether anything is no longer what it was."""
@@ -86,6 +98,11 @@ class _Kept:
         """Make it again what it was."""
         raise NotImplementedError
 
+    @staticmethod
+    def inside(value: Any) -> Iterable[Any]:
+        """The objects in it."""
+        raise NotImplementedError
+
 
 class _KeptItems(_Kept):
     """A container: its items by identity and in their order."""
@@ -104,6 +121,49 @@ class _KeptItems(_Kept):
         self.value.clear()
         fill: Callable[[Any], None] = getattr(self.value, "extend", None) or self.value.update
         fill(self.copy)
+
+    @staticmethod
+    def inside(value: Any) -> Iterable[Any]:
+        return value.values() if isinstance(value, dict) else value
+
+
+class _KeptObject(_Kept):
+    """An object: its attributes by identity, those in slots among them."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self._slots = [name for kind in type(value).__mro__ for name in _slots(kind)]
+        self._then = self._now()
+
+    def _now(self) -> dict[str, Any]:
+        found = dict(vars(self.value)) if hasattr(self.value, "__dict__") else {}
+        return found | {name: getattr(self.value, name) for name in self._slots if hasattr(self.value, name)}
+
+    def changed(self) -> bool:
+        now, then = self._now(), self._then
+        return now.keys() != then.keys() or not all(now[name] is value for name, value in then.items())
+
+    def put_back(self) -> None:
+        now = self._now()
+        for name in now.keys() - self._then.keys():
+            object.__delattr__(self.value, name)
+        for name, value in self._then.items():
+            if name not in now or now[name] is not value:
+                object.__setattr__(self.value, name, value)
+
+    @staticmethod
+    def inside(value: Any) -> Iterable[Any]:
+        if isinstance(value, nn.Module):  # one that is not registered: its buffers are live
+            now = vars(value)
+            return [now["_buffers"], *now["_modules"].values(), *(now[name] for name in now.keys() - OWN)]
+        return _KeptObject(value)._then.values()
+
+
+def _slots(kind: type) -> Iterator[str]:
+    names = vars(kind).get("__slots__", ())
+    for name in (names,) if isinstance(names, str) else names:
+        if name not in ("__dict__", "__weakref__"):
+            yield f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
 
 
 def _items(container: Any) -> Iterator[Any]:
@@ -163,6 +223,22 @@ def kept_values(value: Any) -> KeptValues | None:
     """A tensor's or array's values; None where they cannot be copied, or need not be."""
     kind = _KEPT.get(type(value))
     return kind(value) if kind is not None and issubclass(kind, KeptValues) and _can_be_copied(value) else None
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _may_change(kind: type, package: str) -> bool:
+    """Whether what is in an object of this type is looked at, if a module from this package holds it."""
+    if kind in _KEPT or kind is tuple or issubclass(kind, nn.Module | SimpleNamespace):
+        return True
+    foreign = issubclass(kind, type | ModuleType | Tensor | Enum | BaseException) or not _has_attributes(kind)
+    return not foreign and (is_dataclass(kind) or (_package(kind) == package and package not in _HOSTS))
+
+
+def _has_attributes(kind: type) -> bool:
+    return kind.__dictoffset__ != 0 or any(True for base in kind.__mro__ for _ in _slots(base))
 
 
 _KEPT: dict[type, type[_Kept]] = {

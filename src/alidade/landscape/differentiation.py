@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from alidade.core.errors import CallError, RefusedError, brief
 
 Tensors = dict[str, Tensor]
+T = TypeVar("T")
 _REENTRANT = (
     "checkpoint: expected use_reentrant=False where a graph of gradients is needed, got reentrant checkpointing, "
     "which hides its parameters from autograd.grad"
@@ -45,6 +47,16 @@ def gradients_of(loss: Tensor, leaves: Sequence[Tensor], create_graph: bool = Fa
     ):
         raise ReentrantError(_REENTRANT)
     return found
+
+
+def graphs_if_needed(work: Callable[[bool], T]) -> tuple[T, bool]:
+    """``work(False)``; ``work(True)`` where a loss takes gradients itself, as a penalty does. And which it was."""
+    try:
+        return work(False), False
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+    return work(True), True
 
 
 def gradients_through_backward(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:

@@ -172,6 +172,7 @@ class Attributes:
     """The attributes of some modules, and the members that they hold, at one moment."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
+        modules = list(modules)
         attributes = [vars(module) for module in modules]
         members = [now[name] for now in attributes for name in _MEMBERS]
         self._dictionaries = members + attributes
@@ -179,7 +180,7 @@ class Attributes:
         # The dictionary itself comes before its keys and values: so nothing can move from one to another unseen.
         self._live: list[Iterable[Any]] = [part for now in self._dictionaries for part in ((now,), now, now.values())]
         self._flat = list(chain.from_iterable(self._live))
-        self._contents = Contents(attributes)
+        self._contents = Contents(modules)
         self._hooked = [now for now in attributes if any(now[name] for name in _BACKWARD)]
 
     def silence(self) -> None:

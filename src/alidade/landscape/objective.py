@@ -15,10 +15,11 @@ from alidade.core.errors import CallError
 from alidade.core.records import Statistics
 from alidade.landscape.arguments import check_model, check_tensors
 from alidade.landscape.batches import batch_length, check_batch
-from alidade.landscape.conditions import Part, conditions_now
+from alidade.landscape.conditions import Part, conditions_now, precision
 from alidade.landscape.differentiation import (
     ReentrantError,
     Tensors,
+    graphs_if_needed,
     named_gradients,
     require_dependence,
     summed,
@@ -112,6 +113,7 @@ class Objective:
         self._declared = statistics
         self._unchecked = check
         self._accumulate = False  # whether gradients must be taken by .backward()
+        self.takes_gradients = False  # whether the loss contains gradients, as a gradient penalty does
         self._point: Tensors | None = None
         self._isolation = Isolation(model)
         check_statistics(model, statistics)
@@ -145,11 +147,7 @@ class Objective:
     @property
     def dtype(self) -> str:
         """The precision of the computation: autocast's where it is on, otherwise that of the parameters."""
-        kinds = {p.dtype for p in self.parameters.values()}
-        for state in self.parts[0].conditions.autocast:
-            if state.enabled and any(p.device.type == state.device for p in self.parameters.values()):
-                kinds = {state.dtype}
-        return str(kinds.pop()).removeprefix("torch.") if len(kinds) == 1 else "mixed"
+        return precision(self.parameters.values(), self.parts[0].conditions.autocast)
 
     @property
     def batch_size(self) -> int | None:
@@ -200,13 +198,13 @@ class Objective:
         with sdpa_kernel(SDPBackend.MATH), PlainWeightNorm():
             return summed_by_name(self._each(at, work, differentiate=True))
 
-    def inspect(self, work: Callable[[nn.Module], T]) -> list[T]:
-        """``work(model)`` once per (micro-)batch's conditions, where the objective stands, without gradients.
+    def inspect(self, work: Callable[[nn.Module, Any], T]) -> list[T]:
+        """``work(model, batch)`` once per (micro-)batch, under its conditions, where the objective stands.
 
         For probes that look inside the network: ``work`` may register hooks and call ``loss_fn``; whatever it
-        changes on the model is put back.
+        changes on the model is put back. Without gradients, unless the loss takes some: ``work`` then begins anew.
         """
-        return self._each(None, lambda model, part, leaves: work(model))
+        return self._each(None, lambda model, part, leaves: work(model, part.supply.fresh()))
 
     def differentiate(self, work: Callable[[nn.Module, Callable[[nn.Module], Tensor]], T]) -> T:
         """``work(model, loss)`` with gradients on, for probes that differentiate with respect to activations.
@@ -255,11 +253,17 @@ class Objective:
         work: Callable[[nn.Module, Part, Tensors], T],
         differentiate: bool = False,
     ) -> list[T]:
-        with torch.inference_mode(False):
-            # Clones: a forward pass may write to its parameters (an embedding with max_norm does), and these are not
-            # to be the live ones.
-            point = {name: p.clone() for name, p in self.parameters.items()} if at is None else at
-            return [self._at(point, part, work, differentiate) for part in self.parts]
+        def evaluated(graphs: bool) -> list[T]:
+            with torch.inference_mode(False):
+                # Clones: a forward pass may write to its parameters (an embedding with max_norm does), and these are
+                # not to be the live ones.
+                point = {name: p.clone() for name, p in self.parameters.items()} if at is None else at
+                return [self._at(point, part, work, graphs) for part in self.parts]
+
+        if differentiate or self.takes_gradients:
+            return evaluated(True)
+        found, self.takes_gradients = graphs_if_needed(evaluated)
+        return found
 
     def _at(
         self,

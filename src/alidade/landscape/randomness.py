@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alidade.landscape.contents import OWN
+
 
 class RandomState:
-    """The random states of CPU, CUDA, Python and NumPy, and of the generators that the modules keep."""
+    """The random states of CPU, CUDA, Python and NumPy, and of the generators that the modules keep.
+
+    Those are attributes of the modules, or lie in a list, tuple or dictionary that is one.
+    """
 
     def __init__(self, model: nn.Module, generators: Sequence[Any] | None = None) -> None:
         self._generators = list(_own_generators(model)) if generators is None else generators
@@ -55,14 +60,25 @@ class RandomState:
 
 
 def _own_generators(model: nn.Module) -> Iterator[Any]:
+    seen: set[int] = set()
     for module in model.modules():
-        for value in vars(module).values():
-            # by type first: isinstance against torch.Generator is slow, and most attributes are plain
-            if type(value) not in _PLAIN and isinstance(value, torch.Generator | np.random.Generator | random.Random):
-                yield value
+        for name, value in vars(module).items():
+            if name in OWN:
+                continue
+            for candidate in _inside(value) if type(value) in _CONTAINERS else (value,):
+                # by type first: isinstance against torch.Generator is slow, and most attributes are plain
+                if type(candidate) not in _PLAIN and isinstance(candidate, _KINDS) and id(candidate) not in seen:
+                    seen.add(id(candidate))
+                    yield candidate
 
 
-_PLAIN = frozenset({bool, int, float, str, tuple, dict, OrderedDict, set, list, type(None)})
+def _inside(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+_KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_CONTAINERS = frozenset({list, tuple, dict, OrderedDict})
+_PLAIN = frozenset({bool, int, float, str, set, type(None), nn.Parameter, Tensor, *_CONTAINERS})
 
 
 def _read(generator: Any) -> Any:
@@ -70,6 +86,8 @@ def _read(generator: Any) -> Any:
         return generator.get_state()
     if isinstance(generator, random.Random):
         return generator.getstate()
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state()
     return generator.bit_generator.state
 
 
@@ -78,6 +96,8 @@ def _write(generator: Any, state: Any) -> None:
         generator.set_state(state)
     elif isinstance(generator, random.Random):
         generator.setstate(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
     else:
         generator.bit_generator.state = state
 

@@ -73,7 +73,7 @@ class Sweep:
     def _block(self, x: float, ys: Sequence[float]) -> list[float] | None:
         """None, and never tried again, where a point could have disturbed the next."""
         part = self._objective.parts[0]
-        with torch.no_grad(), self._objective.conditions_of(part) as run:
+        with torch.set_grad_enabled(self._objective.takes_gradients), self._objective.conditions_of(part) as run:
             found: list[float] = run(self._points.tensors, lambda model: self._losses(model, part, x, ys))
         self._together = bool(found)
         return found or None
@@ -87,7 +87,7 @@ class Sweep:
             self._points.move(x, y)
             for buffer, then in buffers:
                 buffer.copy_(then)
-            found.append(float(part.weight * as_scalar(self._objective.loss_fn(model, part.supply.fresh()))))
+            found.append(float(part.weight * as_scalar(self._objective.loss_fn(model, part.supply.fresh())).detach()))
             if time.monotonic() > end:
                 break
         same = randomness.same_as(randomness.now(model)) and not any(kept.changed() for kept in batch)

@@ -91,8 +91,7 @@ def activations_of(objective: Objective, layers: Sequence[str] | None = None) ->
     Cost: one forward pass. Arguments, results and errors are those of :func:`activation_statistics`.
     """
     watched = _modules_named(objective.model, layers)
-    batches = (part.supply.fresh() for part in objective.parts)
-    found = objective.inspect(lambda model: _observe(objective, model, next(batches), watched, layers is not None))
+    found = objective.inspect(lambda model, batch: _observe(objective, model, batch, watched, layers is not None))
     provenance = Provenance(objective.statistics, objective.dtype, objective.batch_size)
     return reduce(ActivationStatistics.merge, (ActivationStatistics(layers, provenance) for layers in found))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from alidade.core.errors import CallError, RefusedError, brief
-from alidade.core.records import Provenance, Statistics
+from alidade.core.records import Floats, Provenance, Statistics
 from alidade.core.surface import Interpolation
 from alidade.landscape.arguments import check_model
 from alidade.landscape.batches import Supply, check_batch
 from alidade.landscape.conditions import Part, conditions_now
+from alidade.landscape.differentiation import graphs_if_needed
 from alidade.landscape.isolation import Isolation, call_at, unwrap
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
 from alidade.landscape.objective import Objective
@@ -91,9 +93,7 @@ def interpolate(
     part, batches = Part(batch, conditions_now(inner)), _supplies(recompute)
     run = _Run(inner, as_loss_function(loss_fn), part, statistics, batches, Isolation(inner), ends, buffers)
     fractions = np.linspace(0.0, 1.0, int(points))
-    with run.isolation.held(part.conditions.randomness), torch.no_grad():
-        once, used = run.at(0.0)
-        losses = [run.at(float(t))[0] for t in fractions]
+    (used, once, *losses), _ = graphs_if_needed(partial(run.along, fractions))
     objective = Objective.of_parts(inner, loss_fn, [part], check_deterministic=False)
     require_same(once, losses[0], objective.dtype)
     return Interpolation(
@@ -148,6 +148,12 @@ class _Run(NamedTuple):
             leaves = {n: nn.Parameter(mixed.pop(n), requires_grad=p.requires_grad) for n, p in live.items()}
             found: tuple[Tensor, Statistics] = call_at(self.model, leaves, self._loss, mixed, places)
             return found
+
+    def along(self, fractions: Floats, graphs: bool) -> list[Any]:
+        """The statistics used, the loss at the first point, and the losses at all of them."""
+        with self.isolation.held(self.part.conditions.randomness), torch.set_grad_enabled(graphs):
+            once, used = self.at(float(fractions[0]))
+            return [used, once, *(self.at(float(t))[0] for t in fractions)]
 
     def distance(self) -> float:
         """Norm of the difference of all parameters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,15 +58,13 @@ def normalized_layers(objective: Objective) -> tuple[str, ...]:
     Raises:
         CallError: there is none.
     """
-    found = dict.fromkeys(
-        name for names in objective.inspect(lambda model: _observed(objective, model)) for name in names
-    )
+    found = dict.fromkeys(name for names in objective.inspect(partial(_observed, objective)) for name in names)
     if not found:
         raise CallError("model: expected a linear layer or convolution directly before a norm, found none")
     return tuple(found)
 
 
-def _observed(objective: Objective, model: nn.Module) -> list[str]:
+def _observed(objective: Objective, model: nn.Module, batch: Any) -> list[str]:
     made_by: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id stays its own
     fed: list[str] = []
 
@@ -83,5 +82,5 @@ def _observed(objective: Objective, model: nn.Module) -> list[str]:
                 stack.callback(hook.remove)
             elif isinstance(module, _NORMS) or module._buffers.get("running_mean") is not None:
                 stack.callback(module.register_forward_pre_hook(lambda module, inputs: note_input(inputs)).remove)
-        objective.loss_fn(model, objective.parts[0].supply.fresh())
+        objective.loss_fn(model, batch)
     return fed
