@@ -123,6 +123,13 @@ def named_gradients(
     }
 
 
+def named_product(loss: Tensor, leaves: Tensors, v: Mapping[str, Tensor]) -> Tensors:
+    """The product of the loss's Hessian with ``v``, by double backward."""
+    first = named_gradients(loss, leaves, create_graph=True)
+    inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
+    return named_gradients(inner, leaves, second=True) if inner.requires_grad else zeros_like_all(leaves)
+
+
 def summed(losses: Sequence[Tensor]) -> Tensor:
     """The sum; of one, that very one."""
     return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum(0)

@@ -21,10 +21,10 @@ from alidade.landscape.differentiation import (
     Tensors,
     graphs_if_needed,
     named_gradients,
+    named_product,
     require_dependence,
     summed,
     summed_by_name,
-    zeros_like_all,
 )
 from alidade.landscape.isolation import Isolation, call_at, unwrap
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
@@ -191,9 +191,7 @@ class Objective:
         self.confirm(None)
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensors:
-            first = named_gradients(self.differentiable_loss(model, part), leaves, create_graph=True)
-            inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
-            return named_gradients(inner, leaves, second=True) if inner.requires_grad else zeros_like_all(leaves)
+            return named_product(self.differentiable_loss(model, part), leaves, v)
 
         with sdpa_kernel(SDPBackend.MATH), PlainWeightNorm():
             return summed_by_name(self._each(at, work, differentiate=True))
@@ -213,9 +211,8 @@ class Objective:
         """
         if len(self.parts) > 1:
             raise CallError(f"objective: expected one batch, got {len(self.parts)} micro-batches; probe without them")
-        return self._each(
-            None, lambda model, part, leaves: work(model, lambda m: self.differentiable_loss(m, part)), True
-        )[0]
+        (part,) = self.parts
+        return self._each(None, lambda model, *_: work(model, lambda m: self.differentiable_loss(m, part)), True)[0]
 
     def repeated(self) -> AbstractContextManager[None]:
         """For probes that evaluate many times: inside, nothing but this objective's evaluations may touch the model."""
