@@ -7,12 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from tests.cli.conftest import SMALL
 from tests.console import ALIDADE, alidade, error_line
 
 from alidade.data.cifar10 import FILES, FOLDER, file_bytes
+from alidade.store import load
 
 CIFAR10 = ("reproduce", "landscape", "--data", "cifar10", "--data-dir")
 
@@ -111,15 +113,28 @@ def test_damaged_cifar10(damage: object, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_damage_in_the_store_is_named_by_every_command(small_study: Path, tmp_path: Path) -> None:
+def test_damage_in_the_store_is_named_by_every_command_and_the_rest_is_served(
+    small_study: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(small_study, copy)
     damaged = sorted(copy.glob("*/training.parquet"))[2]
     damaged.write_bytes(damaged.read_bytes()[:-9])
-    for arguments in (("claims", copy), ("export", copy, "--to", "csv"), (*SMALL, "--out", copy)):
+    warning = f"warning: {damaged}: expected the file as it was written, found: damaged; repeat the command that made"
+    for arguments in (("claims", copy, "--json"), ("export", copy, "--to", "csv"), ("report", copy)):
         result = alidade(*arguments)
-        assert f"{damaged}: expected the file as it was written" in error_line(result, 1)
-        assert result.stdout == ""
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.startswith(warning)
+        assert result.stdout
+    assert f"{damaged}: expected the file" in (copy / "report.html").read_text()
+    again = alidade(*SMALL, "--out", copy)
+    assert again.returncode == 0, again.stderr
+    place = copy / "damaged" / f"{damaged.parent.name}.0"
+    assert f"warning: {damaged}: damaged; the run is now in {place} and is measured again" in again.stderr
+    assert "4 runs: 3 finished before are reused, 1 to do" in again.stderr
+    assert (place / "training.parquet").exists()
+    frames = [load(folder).filter(~pl.col("quantity").str.ends_with("_seconds")) for folder in (copy, small_study)]
+    assert frames[0].equals(frames[1])
 
 
 def test_a_file_system_that_takes_no_more_keeps_what_was_finished(small_study: Path, tmp_path: Path) -> None:

@@ -94,6 +94,22 @@ def test_unfinished_runs_make_the_page_preliminary(tmp_path, study, verdicts):
     assert "2 planned runs are not finished" in html
 
 
+def test_damage_and_failures_stand_on_the_page(tmp_path, study, verdicts):
+    from dataclasses import replace
+
+    from alidade.store.failures import Failure
+
+    known = replace(study, damage=("x/DONE: <damaged>",), failures={"abc": Failure("batch seed 1", "out of memory")})
+    html = write_page(tmp_path / "report.html", known, verdicts).read_text()
+    assert "x/DONE: &lt;damaged&gt;" in html
+    assert "run abc (batch seed 1) failed: out of memory" in html
+    many = replace(study, damage=tuple(f"x/{k}: damaged" for k in range(11)))
+    html = write_page(tmp_path / "report.html", many, verdicts).read_text()
+    assert "x/7: damaged" in html
+    assert "x/8: damaged" not in html
+    assert "And 3 more like these" in html
+
+
 @pytest.mark.parametrize("case", ["undecided", "no verdicts", "survey", "bare"])
 def test_every_kind_of_study_has_its_page(tmp_path, synthetic, study, case):
     made = {"survey": synthetic.survey(), "bare": synthetic.study(seeds=[3], norms=("batch",), every=10_000)}

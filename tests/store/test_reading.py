@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from tests.studies import ENVIRONMENT, run_spec, segments, training_rows, write_study
 
 from alidade.core.errors import CallError, WorkError
-from alidade.store import FORMAT, Study, finished_segments, load, open_study, write_manifest, write_run
+from alidade.store import FORMAT, Study, finished_segments, load, open_study, write_manifest, write_run, write_theory
+from alidade.store.failures import clear_failure, note_failure
 
 NEEDED = ("spec.json", "training.parquet", "probe.parquet")  # a run without its DONE is unfinished, not damaged
 MUTATIONS = 240
@@ -47,35 +51,92 @@ def _read(root: Path) -> Study | str:
         return str(error)
 
 
+def _of(study: Study, runs: Iterable[str]) -> list[tuple[object, ...]]:
+    return sorted(map(repr, study.frame.filter(pl.col("run").is_in(list(runs))).rows()))
+
+
+def _assert_the_rest_is_served(read: Study, expected: Study, damaged: Path) -> None:
+    """Nothing that was not written; all of the other run; and of the damaged one all but the damaged file."""
+    assert any(line.startswith(f"{damaged}: ") for line in read.damage), read.damage
+    assert not any("\n" in line for line in read.damage)
+    hit, others = damaged.parent.name, [run for run in expected.specs if run != damaged.parent.name]
+    assert _of(read, others) == _of(expected, others)
+    assert set(_of(read, [hit])) <= set(_of(expected, [hit]))
+    kept = expected.frame.filter(pl.col("run") == hit)
+    if damaged.name in ("training.parquet", "probe.parquet"):
+        own = pl.col("quantity") == ("train_loss" if damaged.name == "training.parquet" else "loss")
+        kept = kept.filter(~own)
+    elif damaged.name in ("DONE", "spec.json"):
+        kept = kept.clear()
+    assert len(_of(read, [hit])) == kept.height
+    assert read.theory == (None if damaged.name == "theory.json" else expected.theory)
+    if damaged.name not in ("DONE", "spec.json"):
+        assert read.specs == expected.specs
+
+
 def _same(one: Study, other: Study) -> bool:
     return (
         one.frame.equals(other.frame)
-        and (one.specs, one.manifest) == (other.specs, other.manifest)
+        and (one.specs, one.manifest, one.theory) == (other.specs, other.manifest, other.theory)
         and (one.environments, one.unfinished) == (other.environments, other.unfinished)
     )
 
 
-def test_no_damage_to_any_file_is_read_as_numbers(tmp_path: Path) -> None:
+def test_no_damage_to_any_file_is_read_as_numbers_and_the_rest_is_served(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     write_study(whole, seeds=(100, 101))
+    write_theory(whole, {"instances": 3, "seed": 1, "rows": [{"ratio": 0.5}]})
     expected, how = open_study(whole), random.Random(20180529)
     names = sorted(str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file() and path.name != ".lock")
-    assert len(names) == 1 + 2 * 5
-    harmless = 0
+    assert len(names) == 2 + 2 * 5
+    harmless = refused = 0
     for number in range(MUTATIONS):
         copy = tmp_path / "copy"
         shutil.copytree(whole, copy)
         damaged = copy / names[number % len(names)]
         _mutate(damaged, how)
         read = _read(copy)
-        if isinstance(read, Study):
+        if isinstance(read, str):  # a digit of the format was hit: it reads as a newer one
+            refused += 1
+            assert re.fullmatch(rf"{re.escape(str(damaged))}: expected format 1 or older, got \d+; upgrade .*", read)
+        elif not read.damage:
             harmless += 1
             assert _same(read, expected), (damaged, number)
         else:
-            assert str(damaged) in read
-            assert "\n" not in read
+            _assert_the_rest_is_served(read, expected, damaged)
         shutil.rmtree(copy)
     assert harmless < HARMLESS * MUTATIONS
+    assert refused < HARMLESS * MUTATIONS / 5
+
+
+def test_where_all_is_damaged_the_first_damage_is_the_error(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    path = tmp_path / run_spec().run_id / "DONE"
+    path.write_bytes(b"")
+    with pytest.raises(WorkError, match=r"DONE: expected the file as it was written, found: damaged; repeat the com"):
+        open_study(tmp_path)
+
+
+def test_load_warns_of_what_it_leaves_out(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=(100, 101))
+    whole = load(tmp_path)
+    (tmp_path / run_spec().run_id / "probe.parquet").write_bytes(b"PAR1")
+    with pytest.warns(UserWarning, match=r"probe\.parquet: expected the file as it was written"):
+        frame = load(tmp_path)
+    assert frame.height == whole.height - 1
+
+
+def test_a_failed_run_is_named_until_it_is_finished(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    spec = run_spec(101)
+    planned = [run_spec().run_id, spec.run_id]
+    write_manifest(tmp_path, {"settings": {"data": "digits"}, "experiments": {"landscape": planned}})
+    note_failure(tmp_path / spec.run_id, spec.label, "out of memory: 3 TiB")
+    study = open_study(tmp_path)
+    assert study.troubles == [f"run {spec.run_id} ({spec.label}) failed: out of memory: 3 TiB"]
+    assert study.unfinished == (spec.run_id,)
+    clear_failure(tmp_path / spec.run_id)
+    assert open_study(tmp_path).troubles == []
 
 
 @pytest.mark.parametrize("name", ["training.parquet", "DONE"])
@@ -83,7 +144,7 @@ def test_a_damaged_run_is_not_taken_for_a_finished_one(name: str, tmp_path: Path
     write_study(tmp_path)
     damaged = tmp_path / run_spec().run_id / name
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(WorkError, match=f"{name}: expected the file as it was written.*move .* away and repeat"):
+    with pytest.raises(WorkError, match=f"{name}: expected the file as it was written.*repeat the command"):
         finished_segments(tmp_path, run_spec().run_id)
 
 
@@ -114,13 +175,15 @@ def test_a_newer_format_is_refused_with_what_to_do(name: str, tmp_path: Path) ->
             write_manifest(tmp_path, {"settings": {}, "experiments": {}})
 
 
-def test_a_damaged_manifest_says_that_no_run_is_lost(tmp_path: Path) -> None:
+def test_a_damaged_manifest_costs_no_run(tmp_path: Path) -> None:
     write_study(tmp_path)
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(WorkError, match=r"study\.json.*delete it and repeat the command: no run is lost"):
-        open_study(tmp_path)
-    (tmp_path / "study.json").unlink()
-    assert load(tmp_path).height == 5
+    study, said = open_study(tmp_path), list[str]()
+    assert study.frame.height == 5
+    assert study.damage[0].endswith("delete it and repeat the command: no run is lost")
+    write_manifest(tmp_path, {"settings": {}, "experiments": {"landscape": [run_spec().run_id]}}, said.append)
+    assert said == [f"{tmp_path / 'study.json'}: damaged, written anew; no run is lost"]
+    assert open_study(tmp_path).damage == ()
 
 
 def test_a_folder_without_runs_says_what_to_do(tmp_path: Path) -> None:

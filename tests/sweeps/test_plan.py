@@ -6,7 +6,8 @@ from tests.studies import ENVIRONMENT, run_spec, segments, training_rows
 
 from alidade.core.probes import EvaluationProbe, LineProfileProbe, PlannedRun
 from alidade.store import write_run
-from alidade.sweeps.plan import missing, union
+from alidade.store.checkpoints import CHECKPOINT, write_checkpoint
+from alidade.sweeps.plan import missing, remaining, union
 
 LINE, OTHER, TEST = LineProfileProbe(step_sizes=(0.1,)), LineProfileProbe(step_sizes=(0.2,)), EvaluationProbe()
 
@@ -34,3 +35,31 @@ def test_what_is_missing_is_what_the_folder_lacks(tmp_path: Path) -> None:
     assert missing(tmp_path, planned) is None
     assert missing(tmp_path, PlannedRun(spec=run_spec(), probes=(OTHER,))) is not None
     assert missing(tmp_path, PlannedRun(spec=run_spec())) is None
+
+
+def test_a_damaged_run_is_set_aside_and_measured_again(tmp_path: Path) -> None:
+    whole, damaged = (PlannedRun(spec=run_spec(seed), probes=(LINE,)) for seed in (100, 101))
+    for run in (whole, damaged):
+        write_run(tmp_path, run.spec, segments(training=training_rows([1.0]), **{LINE.probe_id: []}), ENVIRONMENT)
+    assert remaining(tmp_path, [whole, damaged]) == []
+    for number in range(2):
+        path = tmp_path / damaged.spec.run_id / "training.parquet"
+        path.write_bytes(path.read_bytes()[:-1])
+        said: list[str] = []
+        assert remaining(tmp_path, [whole, damaged], said.append) == [damaged]
+        place = tmp_path / "damaged" / f"{damaged.spec.run_id}.{number}"
+        assert said == [f"{path}: damaged; the run is now in {place} and is measured again"]
+        assert (place / f"{LINE.probe_id}.parquet").exists()  # nothing is thrown away
+        write_run(
+            tmp_path, damaged.spec, segments(training=training_rows([1.0]), **{LINE.probe_id: []}), ENVIRONMENT
+        )  # as the command does then
+    assert remaining(tmp_path, [whole, damaged]) == []
+
+
+def test_a_checkpoint_that_a_kill_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    run = PlannedRun(spec=run_spec())
+    content = segments(training=training_rows([1.0]))
+    write_run(tmp_path, run.spec, content, ENVIRONMENT)
+    write_checkpoint(tmp_path / run.spec.run_id, run.spec.run_id, 1, content, b"", {})
+    assert remaining(tmp_path, [run]) == []
+    assert not (tmp_path / run.spec.run_id / CHECKPOINT).exists()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from alidade.cli.options import AsJson, Data, Device, Folder, Format, Init, Out, Scale, Seeds, finite, out_option
-from alidade.cli.study import check_statements, keep_theory, run_study, write_figures, write_report
+from alidade.cli.study import check_statements, keep_theory, opened, run_study, write_figures, write_report
 from alidade.cli.tables import print_theory, print_verdicts
 
 #: Networks on which the demo checks each statement of the paper: every false one shows.
@@ -80,9 +80,8 @@ def theory(
 def claims(folder: Folder, as_json: AsJson = False) -> None:
     """The verdict on each claim, with its interval."""
     from alidade.experiments import judge_study
-    from alidade.store import open_study
 
-    verdicts = judge_study(open_study(folder))
+    verdicts = judge_study(opened(folder))
     if as_json:
         print(json.dumps([verdict.to_json() for verdict in verdicts], indent=1))
     else:
@@ -113,7 +112,7 @@ def export(
     """All measurements as one tidy table."""
     from alidade import store
 
-    frame = store.load(folder)
+    frame = opened(folder).frame
     if to is Format.csv and out is None:
         sys.stdout.write(frame.write_csv())
         return

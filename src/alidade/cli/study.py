@@ -15,6 +15,7 @@ from alidade.core.errors import AlidadeError, CallError, WorkError
 if TYPE_CHECKING:
     from alidade.core.probes import PlannedRun
     from alidade.experiments.experiment import Experiment, Settings
+    from alidade.store import Study
 
 
 def run_study(
@@ -42,8 +43,8 @@ def run_study(
         fixed = settings.model_copy(update={"fingerprint": found})
     by_experiment = {experiment.name: experiment.runs(fixed) for experiment in experiments}
     runs = plan.union(run for planned in by_experiment.values() for run in planned)
-    write_manifest(out, _manifest(fixed, by_experiment))
-    todo = [part for run in runs if (part := plan.missing(out, run))]
+    write_manifest(out, _manifest(fixed, by_experiment), warn)
+    todo = plan.remaining(out, runs, warn)
     console.print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before are reused, {len(todo)} to do")
     job = worker.Job(out, data_dir, device)
     try:
@@ -60,6 +61,21 @@ def run_study(
             console.print(f"a report of the finished runs: {path}", markup=False, highlight=False)
         raise
     print(f"report: {write_report(out, out / 'report.html')}")
+
+
+def warn(line: str) -> None:
+    """Something that the user should know, and that stops nothing."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def opened(folder: Path) -> Study:
+    """A study; what its reader must know before the numbers goes to standard error."""
+    from alidade.store import open_study
+
+    study = open_study(folder)
+    for line in study.troubles:
+        warn(line)
+    return study
 
 
 class StudyInterruptedError(AlidadeError):
@@ -123,9 +139,8 @@ def write_report(folder: Path, out: Path) -> Path:
     from alidade.experiments import EXPERIMENTS, judge_study
     from alidade.experiments.paper import plotted
     from alidade.report.page import Chapter, write_page
-    from alidade.store import open_study
 
-    study = open_study(folder)
+    study = opened(folder)
     chapters = {name: Chapter(experiment.question, experiment.paper) for name, experiment in EXPERIMENTS.items()}
     return write_page(out, study, judge_study(study), chapters, plotted())
 

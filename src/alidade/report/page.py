@@ -125,6 +125,7 @@ def _render(
         groups=verdict_groups([verdict for verdict in verdicts if verdict.experiment not in told]),
         kicker=_kicker(study),
         unfinished=len(study.unfinished),
+        troubles=study.troubles,
         facts=_facts(study),
         command=str(study.manifest.get("command", "")),
         runs=_runs(study),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from alidade.core.errors import WorkError
@@ -12,21 +13,30 @@ from alidade.store.places import exists
 _FAILED = "FAILED"
 
 
-def note_failure(folder: Path, reason: str) -> None:
+@dataclass(frozen=True)
+class Failure:
+    """A run that came to nothing: what it was, and why."""
+
+    label: str
+    reason: str
+
+
+def note_failure(folder: Path, label: str, reason: str) -> None:
     """Note the reason; a disk that takes no file has said so already."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / _FAILED, {"format": FORMAT, "reason": reason})
+        write_json(folder / _FAILED, {"format": FORMAT, "label": label, "reason": reason})
 
 
-def failure_of(folder: Path) -> str | None:
-    """The reason that was noted; None where there is none."""
+def failure_of(folder: Path) -> Failure | None:
+    """What was noted; None where nothing was."""
     if not exists(folder / _FAILED):
         return None
     try:
-        return str(read_json(folder / _FAILED).get("reason", ""))
+        noted = read_json(folder / _FAILED)
     except WorkError as error:  # that it failed is known from the file itself
-        return str(error)
+        return Failure("unknown", str(error))
+    return Failure(str(noted["label"]), str(noted["reason"]))
 
 
 def clear_failure(folder: Path) -> None:

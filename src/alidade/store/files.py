@@ -18,6 +18,12 @@ _DIGEST = "digest"  # key of a JSON file's own checksum
 PARTIAL = ".partial"  # end of the name of a file being written
 
 
+class DamagedFileError(WorkError):
+    """A file is not as it was written, or cannot be read."""
+
+    path: Path
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content`` with a digest of itself, whole or not at all."""
     write_atomically(path, json.dumps({**content, _DIGEST: _digest(content)}, indent=1).encode())
@@ -27,7 +33,8 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """What ``write_json`` wrote.
 
     Raises:
-        WorkError: missing, damaged, or written in a newer format.
+        DamagedFileError: missing or damaged.
+        WorkError: written in a newer format.
     """
     try:
         content = json.loads(read_bytes(path, remedy))
@@ -45,7 +52,7 @@ def read_bytes(path: Path, remedy: str | None = None) -> bytes:
     """The content of a file.
 
     Raises:
-        WorkError: it cannot be read; the message says why.
+        DamagedFileError: it cannot be read; the message says why.
     """
     try:
         return get(path)
@@ -53,10 +60,12 @@ def read_bytes(path: Path, remedy: str | None = None) -> bytes:
         raise damaged(path, cause_of(error), remedy) from error
 
 
-def damaged(path: Path, found: str = "damaged", remedy: str | None = None) -> WorkError:
+def damaged(path: Path, found: str = "damaged", remedy: str | None = None) -> DamagedFileError:
     """The error for a file that is not as it was written."""
-    otherwise = f"move {path.parent} away and repeat the command that made it: the other runs are kept"
-    return WorkError(f"{path}: expected the file as it was written, found: {found}; {remedy or otherwise}")
+    again = "repeat the command that made it, which sets the run aside and measures it again: the other runs are kept"
+    error = DamagedFileError(f"{path}: expected the file as it was written, found: {found}; {remedy or again}")
+    error.path = path
+    return error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -13,8 +13,9 @@ from alidade.core.spec import SurveySpec
 from alidade.store.files import write_atomically
 from alidade.store.parts import PARTS, read_parts, write_cut, write_part
 from alidade.store.places import is_local, place
+from alidade.store.run_files import SPEC
 from alidade.store.segments import Segments
-from alidade.store.study import SPEC, finished_rows, reopen, write_run
+from alidade.store.study import finished_rows, reopen, write_run
 
 #: Seconds between two flushes of one run: what a kill can cost.
 FLUSH_SECONDS = 5.0

@@ -7,11 +7,12 @@ a lower number, the rows from that step on: a training that went back to a check
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
-from alidade.store.files import damaged, read_bytes, sha256, write_atomically
+from alidade.store.files import DamagedFileError, damaged, read_bytes, sha256, write_atomically
 
 PARTS = "parts"  # folder of a survey's run that is still written, or was killed
 
@@ -48,23 +49,38 @@ def write_cut(folder: Path, step: int) -> int:
     return number
 
 
-def read_parts(folder: Path) -> list[tuple[str, pl.DataFrame]]:
+def read_parts(
+    folder: Path, tolerate: Callable[[DamagedFileError], None] | None = None
+) -> list[tuple[str, pl.DataFrame]]:
     """Segment and rows of each piece, in order, without the void rows.
 
+    ``tolerate`` is handed the error for each damaged piece, which is then left out.
+
     Raises:
-        WorkError: a piece is damaged; it is named.
+        DamagedFileError: a piece is damaged, and nobody tolerates it.
     """
     cuts = [(_number(path), int(path.name.split(".")[1])) for path in folder.glob("*.cut")]
     found = []
     for path in sorted(folder.glob("*.parquet")):
-        data = read_bytes(path)
-        _, digest, segment = path.name.removesuffix(".parquet").split(".", 2)
-        if sha256(data)[:16] != digest:
-            raise damaged(path, remedy="move that file away: the rest of the run is kept")
+        try:
+            segment, frame = _read_part(path)
+        except DamagedFileError as error:
+            if tolerate is None:
+                raise
+            tolerate(error)
+            continue
         end = min((step for number, step in cuts if number > _number(path)), default=None)
-        frame = parse(path, data)
         found.append((segment, frame if end is None else frame.filter(pl.col("step") < end)))
     return found
+
+
+def _read_part(path: Path) -> tuple[str, pl.DataFrame]:
+    remedy = "move that file away: the rest of the run is kept"
+    data = read_bytes(path, remedy)
+    _, digest, segment = path.name.removesuffix(".parquet").split(".", 2)
+    if sha256(data)[:16] != digest:
+        raise damaged(path, remedy=remedy)
+    return segment, parse(path, data)
 
 
 def _number(path: Path) -> int:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from alidade.core.errors import WorkError
 from alidade.core.probes import PlannedRun
+from alidade.core.spec import RunSpec
 from alidade.probes.environment import usable_cores
 from alidade.probes.memory import reason_of
 from alidade.store.failures import note_failure
@@ -106,7 +107,7 @@ class _Study:
         self._waiting = deque(runs)
         self._places = min(len(runs), 1 if job.device.startswith("cuda") else usable_cores())
         self._idle: list[ProcessPoolExecutor] = []
-        self._working: dict[Future[str], tuple[ProcessPoolExecutor, str]] = {}
+        self._working: dict[Future[str], tuple[ProcessPoolExecutor, RunSpec]] = {}
         self._advancing: set[str] = set()  # runs that have something to save
 
     def follow(self, deadline: float | None) -> list[str]:
@@ -130,7 +131,7 @@ class _Study:
             with _ctrl_c_held_back():
                 run = self._waiting.popleft()
                 pool = self._idle.pop() if self._idle else self._new_pool()
-                self._working[pool.submit(worker.execute, run)] = (pool, run.spec.run_id)
+                self._working[pool.submit(worker.execute, run)] = (pool, run.spec)
 
     def _new_pool(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, self._context, worker.start, (self._job, self._messages, self._stop))
@@ -142,7 +143,8 @@ class _Study:
 
     def _settle(self, future: Future[str]) -> str | None:
         """Why a run failed, which is noted in its folder; None if it did not."""
-        pool, run_id = self._working.pop(future)
+        pool, spec = self._working.pop(future)
+        run_id = spec.run_id
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
             pool.shutdown(wait=False)
@@ -154,7 +156,7 @@ class _Study:
             return None
         reason = _reason(error)
         if not isinstance(error, HeldError):  # then it is another process that knows how the run fares
-            note_failure(self._job.root / run_id, reason)
+            note_failure(self._job.root / run_id, spec.label, reason)
         self._listener.failed(run_id, reason)
         return reason
 
@@ -162,9 +164,12 @@ class _Study:
         """Let every run that has taken a step write its last checkpoint."""
         self._stop.set()
         deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline and any(run_id in self._advancing for _, run_id in self._working.values()):
+        while time.monotonic() < deadline and self._any_advancing():
             for future in self._done():
                 self._settle(future)
+
+    def _any_advancing(self) -> bool:
+        return any(spec.run_id in self._advancing for _, spec in self._working.values())
 
     def _pass_on(self) -> None:
         while True:
