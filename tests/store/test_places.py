@@ -81,7 +81,15 @@ def test_a_segment_is_added_and_a_training_that_does_not_repeat_is_refused(memor
     assert load(memory).height == len(CONTENT) + 1
 
 
-@pytest.mark.parametrize("name", ["training.parquet", "DONE", "spec.json"])
+def test_a_damaged_segment_elsewhere_is_named_and_the_rest_is_served(memory: str) -> None:
+    write_study(place(memory))
+    file = place(memory) / run_spec().run_id / "training.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match=r"^memory://.*training\.parquet: expected the file as it was written"):
+        assert load(memory)["quantity"].to_list() == ["loss"]
+
+
+@pytest.mark.parametrize("name", ["DONE", "spec.json"])
 def test_damage_elsewhere_is_named_and_never_read(name: str, memory: str) -> None:
     write_study(place(memory))
     file = place(memory) / run_spec().run_id / name
