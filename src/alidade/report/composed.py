@@ -18,6 +18,8 @@ _WIDTH = 300
 _PER_ROW = 3  # panels of a figure beside each other
 _LINE = 150  # characters of the fine print on one line
 _ENTRY = 165  # room for one name in the legend
+_GAP, _LETTER = 76, 6  # between panels, for the labels of their axes; of the small print, wide
+_BREADTH = 3 * (_WIDTH + _GAP)
 APART = {"scale": {"color": "independent", "strokeDash": "independent"}}
 
 #: The slider lives on the page.
@@ -29,7 +31,7 @@ def composed_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
 
     What of the paper stands behind a figure shows, whatever the page's switch would begin with.
     """
-    parts = [(figure, composed(_short_rows(figure), legend=False)) for figure in drawn]
+    parts = [(figure, _filled(_short_rows(figure))) for figure in drawn]
     rows = [row for figure, part in parts for row in (_legend(figure), *part["vconcat"])]
     datasets = {name: values for _, part in parts for name, values in part["datasets"].items()}
     behind = any(figure.backdrop for figure in drawn)
@@ -51,7 +53,8 @@ def _legend(figure: Figure) -> dict[str, Any]:
         "offset": 14,
         "dx": -left,
     }
-    shown = figure.variants if len(figure.variants) > 1 else ()
+    named = tuple({drawn.key: drawn for drawn, _, _ in figure.lead.entries}.values())
+    shown = named if len(named) > 1 else ()
     layers = [layer for place, variant in enumerate(shown) for layer in _entry(place * _ENTRY, variant)]
     behind = [_words(len(shown) * _ENTRY, "pale: the paper’s curves", "ink-soft")] if figure.backdrop else []
     return {"layer": [*layers, *behind] or [_words(0, "", "ink")], "title": title, "width": 3 * _WIDTH, "height": 14}
@@ -72,25 +75,39 @@ def _words(x: float, text: str, colour: str) -> dict[str, Any]:
     return {"data": {"values": [{}]}, "mark": mark, "encoding": {"x": {"value": x}, "y": {"value": 7}}}
 
 
-def composed(
-    rows: Sequence[Sequence[Panel]], width: int = _WIDTH, spacing: int = 76, legend: bool = True
-) -> dict[str, Any]:
+def composed(rows: Sequence[Sequence[Panel]], width: int = _WIDTH, spacing: int = 76) -> dict[str, Any]:
     """Rows of panels as one Vega-Lite chart, with one legend: that of the first panel that has one.
 
     ``spacing`` is the room for the labels of the vertical axes, where these do not ask for more.
     """
-    legend_drawn = not legend
+    with_legend = next((panel.id for row in rows for panel in row if _has_legend(panel.spec)), None)
+    lines = [[_view(p, width) if p.id == with_legend else without_legend(_view(p, width)) for p in row] for row in rows]
+    return _stacked(rows, lines, spacing)
+
+
+def _filled(rows: Sequence[Sequence[Panel]]) -> dict[str, Any]:
+    """Rows without legends whose panels share one breadth."""
     lines = []
     for row in rows:
-        views = []
-        for panel in row:
-            view = _view(panel, width if legend or len(row) > 1 else 2 * width)
-            if legend_drawn:
-                view = without_legend(view)
-            legend_drawn = legend_drawn or _has_legend(panel.spec)
-            views.append(view)
-        lines.append({"hconcat": views, "resolve": APART, "bounds": "flush", "spacing": _room(row, spacing)})
-    return {"vconcat": lines, "resolve": APART, "datasets": _datasets([panel for row in rows for panel in row])}
+        width = _BREADTH // len(row) - _GAP if len(row) > 1 else 2 * _WIDTH
+        lines.append([_wrapped(without_legend(_view(panel, width)), width) for panel in row])
+    return _stacked(rows, lines, _GAP)
+
+
+def _wrapped(view: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """The view with its words about the vertical axis on lines that it has room for."""
+    title = view["title"]
+    return {**view, "title": {**title, "subtitle": wrap(title["subtitle"], width // _LETTER) or [""]}}
+
+
+def _stacked(
+    rows: Sequence[Sequence[Panel]], lines: Sequence[Sequence[Mapping[str, Any]]], spacing: int
+) -> dict[str, Any]:
+    stacked = [
+        {"hconcat": views, "resolve": APART, "bounds": "flush", "spacing": _room(row, spacing)}
+        for row, views in zip(rows, lines, strict=True)
+    ]
+    return {"vconcat": stacked, "resolve": APART, "datasets": _datasets([panel for row in rows for panel in row])}
 
 
 def _room(row: Sequence[Panel], least: int) -> int:
