@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alidade.core.records import NON_FINITE, OK, UNDEFINED, Floats, Provenance, Row
+from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, Floats, Provenance, Row
 
 NOT_CONVERGED = "not_converged"  # the products ran out before the tolerance was met
 UNIT = "nat/w^2"  # of second derivatives; w is the unit of a weight
@@ -19,7 +19,8 @@ class TopEigenvalues:
     r"""k eigenvalues at one end of the spectrum, best first, each with its true residual :math:`\|Hv - \lambda v\|`.
 
     There is an eigenvalue within the residual of each of them (H symmetric). What is not converged has the status
-    "not_converged" and is not drawn.
+    "not_converged" and is not drawn. Below ``resolution``, the rounding of products, no residual can fall: what is met
+    to that and not to rtol, an eigenvalue of 0 for example, has the status "below_resolution".
     """
 
     eigenvalues: Floats  # (k,)
@@ -33,19 +34,21 @@ class TopEigenvalues:
     unit: str = UNIT
     quantity: str = "top_eigenvalue"
     lost: bool | None = None  # of a warm start: the eigenvectors found are not near those that were given
+    resolution: float = 0.0  # of the residuals
     #: By parameter name, of length 1; tensors, k of them.
     eigenvectors: tuple[Mapping[str, Any], ...] = field(default=(), repr=False, compare=False)
 
     @property
     def converged(self) -> bool:
-        """Whether every residual is at most rtol times its eigenvalue's magnitude, and nothing else is wrong."""
-        return self.problem is None and all(status == OK for status in self.status)
+        """Whether every residual is at most max(rtol |lambda|, resolution), and nothing else is wrong."""
+        return all(status in (OK, BELOW_RESOLUTION) for status in self.status)
 
     @property
     def status(self) -> tuple[str, ...]:
-        """(k,) ok | not_converged | what is wrong with the products."""
+        """(k,) ok | below_resolution | not_converged | what is wrong with the products."""
         met = self.residuals <= self.rtol * np.abs(self.eigenvalues)
-        return tuple(self.problem or (OK if fine else NOT_CONVERGED) for fine in met)
+        rounded = np.where(self.residuals <= self.resolution, BELOW_RESOLUTION, NOT_CONVERGED)
+        return tuple(self.problem or (OK if fine else str(other)) for fine, other in zip(met, rounded, strict=True))
 
     def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
         """``top_eigenvalue``, then ``eigenvalue_2`` and so on, each with its residual; and the matvecs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,15 @@ def check_finite(given: Mapping[str, Tensor], label: str = "direction") -> None:
     for name, tensor in given.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CallError(f"{label}[{name!r}]: expected finite numbers, got NaN or infinities among them")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of Python or NumPy, and no truth value.
+
+    >>> is_whole(3), is_whole(np.int64(3)), is_whole(3.0), is_whole(True)
+    (True, True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> str:

@@ -53,6 +53,8 @@ class _Call:
         alike = len({t.dtype for t in tensors}) == 1 and x.dtype in (torch.float32, torch.float64)
         plain = all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in tensors)
         wrapped = torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+        # Checkpointing runs this again in the backward pass, where no function mode is, and must save the same tensors.
+        wrapped = wrapped or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         enough = x.ndim > 1 and x.numel() > x.shape[1] and x.is_contiguous()
         return self.training and alike and plain and enough and not wrapped and not torch.is_autocast_enabled("cpu")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from alidade.core.curvature import SpectralDensity
 from alidade.core.errors import CallError
 from alidade.core.records import Floats
-from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator
+from alidade.landscape.arguments import is_whole
+from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator, require_symmetric
 from alidade.landscape.objective import Objective
 
 #: An outlier stands for one eigenvalue, whose share of a random vector is about 1 / n; a node of the bulk for many.
@@ -54,7 +55,8 @@ def spectral_density(
 
     Raises:
         CallError: fewer than 2 probes, 1 step or 2 grid points, a smoothing that is not above 0.
-        RefusedError: a loss or product that is not finite; an objective that is not deterministic.
+        RefusedError: a loss or product that is not finite; an operator that is not symmetric; an objective that is not
+            deterministic.
 
     Cost: one forward and backward pass, then about 0.9 of them (kept graph) per step and probe vector. Memory:
     ``steps`` vectors.
@@ -69,7 +71,8 @@ def spectral_density(
     >>> round(float(spectrum.density.sum() * (spectrum.grid[1] - spectrum.grid[0])), 3)
     1.0
     """
-    if probes < 2 or steps < 1 or grid_points < 2 or not smoothing > 0:
+    counts = ((probes, 2), (steps, 1), (grid_points, 2))
+    if not all(is_whole(count) and count >= least for count, least in counts) or not 0 < smoothing < np.inf:
         raise CallError(
             "spectral_density: expected probes >= 2, steps >= 1, grid_points >= 2 and smoothing > 0, "
             f"got {probes!r}, {steps!r}, {grid_points!r} and {smoothing!r}"
@@ -106,26 +109,35 @@ def _quadrature(operator: SymmetricOperator, steps: int, generator: torch.Genera
     draw = torch.randn(block.dimension, generator=generator, dtype=torch.float64)
     basis = torch.empty(steps, block.dimension, dtype=block.dtype, device=block.device)
     direction = (draw / draw.norm()).to(basis)
-    diagonal, beside = [], []
+    diagonal, beside, asymmetry = [], list[float](), 0.0
     for row in range(steps):
         basis[row] = direction
         product = operator.matvec(direction)
         diagonal.append(float(torch.dot(direction.double(), product.double())))
-        outside = _outside(basis[: row + 1], product)
+        inside = basis[: row + 1] @ product
+        asymmetry = max(asymmetry, _asymmetry(inside, beside))
+        outside = _outside(basis[: row + 1], product - inside @ basis[: row + 1])
         beside.append(float(torch.linalg.vector_norm(outside)))
         scale = max(map(abs, [*diagonal, *beside[:-1]]))
         if beside[-1] <= 10 * torch.finfo(block.dtype).eps * scale:  # the vector has no more eigenvectors in it
             break
-        direction = outside / beside[-1]
-        direction = direction - (basis[: row + 1] @ direction) @ basis[: row + 1]
+        direction = _outside(basis[: row + 1], outside / beside[-1])
         direction = direction / torch.linalg.vector_norm(direction)
+    require_symmetric(operator, asymmetry, scale)
     matrix = np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
     values, vectors = np.linalg.eigh(matrix)
     return _Rule(values, vectors[0] ** 2, beside[-1] * np.abs(vectors[-1]))
 
 
+def _asymmetry(inside: Tensor, beside: list[float]) -> float:
+    """A symmetric matrix in a Krylov basis is tridiagonal: beside the diagonal what was left before, and 0 above."""
+    expected = torch.zeros_like(inside)
+    if beside:
+        expected[-2] = beside[-1]
+    return float((inside - expected)[:-1].abs().amax()) if beside else 0.0
+
+
 def _outside(basis: Tensor, vector: Tensor) -> Tensor:
-    vector = vector - (basis @ vector) @ basis
     return vector - (basis @ vector) @ basis
 
 

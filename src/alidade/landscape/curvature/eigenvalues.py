@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from alidade.core.curvature import TopEigenvalues
 from alidade.core.errors import CallError
 from alidade.core.records import Floats
+from alidade.landscape.arguments import check_finite, is_whole
 from alidade.landscape.curvature.lanczos import Lanczos, Pairs
 from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator
 from alidade.landscape.objective import Objective
@@ -43,6 +45,9 @@ def top_eigenvalues(
     random direction mixed in, since a good part of the gradient lies in the span of the top eigenvectors (Gur-Ari
     et al. 2018), or at eigenvectors that are given.
 
+    An eigenvalue of 0, such as those beyond the rank, has no relative residual: where the residual is down at the
+    rounding of products (``resolution``) the search ends with the status "below_resolution".
+
     A small residual says that there is an eigenvalue within it. That it is the largest one is, as with every Krylov
     method, very likely and not certain.
 
@@ -59,7 +64,7 @@ def top_eigenvalues(
 
     Raises:
         CallError: k not between 1 and the dimension, an unknown ``which``, a tolerance that is not above 0, too few
-            products for k, a start of the wrong names or shapes.
+            products for k, a start of the wrong names or shapes, or not finite.
         RefusedError: a loss or product that is not finite; an operator that is not symmetric; an objective that is not
             deterministic.
 
@@ -90,6 +95,7 @@ def top_eigenvalues(
         provenance=operator.provenance,
         problem=operator.problem,
         lost=_lost(pairs, given) if given else None,
+        resolution=pairs.resolution,
         eigenvectors=tuple(operator.block.named(vector) for vector in pairs.vectors),
     )
 
@@ -97,16 +103,19 @@ def top_eigenvalues(
 def _check(operator: SymmetricOperator, k: int, which: str, rtol: float, max_matvecs: int) -> None:
     if which not in WHICH:
         raise CallError(f"which: expected one of {', '.join(map(repr, WHICH))}, got {which!r}")
-    if not 1 <= k <= operator.dimension:
+    if not is_whole(k) or not 1 <= k <= operator.dimension:
         raise CallError(f"k: expected between 1 and the number of parameters, {operator.dimension}, got {k!r}")
-    if not rtol > 0:
+    if not 0 < rtol < math.inf:
         raise CallError(f"rtol: expected a number above 0, got {rtol!r}")
-    if max_matvecs < k:
+    if not is_whole(max_matvecs) or max_matvecs < k:
         raise CallError(f"max_matvecs: expected at least k = {k}, got {max_matvecs!r}")
 
 
 def _given(operator: SymmetricOperator, start: Sequence[Mapping[str, Tensor]] | TopEigenvalues | None) -> list[Tensor]:
     vectors = start.eigenvectors if isinstance(start, TopEigenvalues) else start or ()
+    for index, vector in enumerate(vectors):
+        if isinstance(vector, Mapping):
+            check_finite(vector, f"start[{index}]")
     return [operator.block.checked(v) for v in vectors]
 
 

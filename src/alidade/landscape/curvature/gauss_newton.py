@@ -13,7 +13,7 @@ from alidade.core.errors import CallError
 from alidade.landscape.conditions import Part
 from alidade.landscape.curvature.batch_norm import FusedBatchNorm
 from alidade.landscape.curvature.routes import Route, gradients_along, require_second_derivative
-from alidade.landscape.differentiation import Tensors, zeros_like_all
+from alidade.landscape.differentiation import Tensors, gradients_of, zeros_like_all
 from alidade.landscape.loss import as_scalar
 from alidade.landscape.objective import Objective
 
@@ -43,29 +43,35 @@ class GaussNewton(Route):
 
     def _build(self, model: nn.Module) -> None:
         forward, criterion = self.objective.pair or (None, None)
-        outputs, structure = pytree.tree_flatten(forward(model, self.part.batch))
+        batch = self.part.supply.fresh()
+        outputs, structure = pytree.tree_flatten(forward(model, batch))
         self._outputs = [o for o in outputs if isinstance(o, Tensor) and o.requires_grad]
         if not self._outputs:
             raise CallError("forward: expected outputs that depend on the parameters, got none")
         for output in self._outputs:
             require_second_derivative(output)
         self._dummies = [torch.zeros_like(o, requires_grad=True) for o in self._outputs]
-        pulled = torch.autograd.grad(
-            self._outputs, list(self.block.values()), self._dummies, create_graph=True, allow_unused=True
-        )
-        self._pulled = {n: g for n, g in zip(self.names, pulled, strict=True) if g is not None and g.requires_grad}
+        self._pulled = self._pull_back()
         self._ends = [o.detach().requires_grad_() for o in self._outputs]
-        loss = self._criterion(criterion, pytree.tree_unflatten(self._replaced(outputs), structure))
+        loss = self.part.weight * as_scalar(criterion(pytree.tree_unflatten(self._replaced(outputs), structure), batch))
+        if not loss.requires_grad:
+            raise CallError("criterion: expected a loss that depends on the outputs, got a detached Tensor")
         first = torch.autograd.grad(loss, self._ends, create_graph=True, allow_unused=True)
         self._first = [(g, end) for g, end in zip(first, self._ends, strict=True) if g is not None]
         self.value = loss.detach()
+        used = [(o, g.detach()) for o, g in zip(self._outputs, first, strict=True) if g is not None]
+        outs, weights = [o for o, _ in used], [g for _, g in used]
+        self.gradient = gradients_along(outs, self.block, weights, retain_graph=True)
+
+    def _pull_back(self) -> Tensors:
+        """The gradient of <dummies, outputs>, with its graph, where it depends on the dummies."""
+        inner = [(o * dummy).sum() for o, dummy in zip(self._outputs, self._dummies, strict=True)]
+        pulled = gradients_of(torch.stack(inner).sum(), list(self.block.values()), create_graph=True)
+        return {n: g for n, g in zip(self.names, pulled, strict=True) if g is not None and g.requires_grad}
 
     def _replaced(self, outputs: list[Any]) -> list[Any]:
         ends = iter(self._ends)
         return [next(ends) if isinstance(o, Tensor) and o.requires_grad else o for o in outputs]
-
-    def _criterion(self, criterion: Any, outputs: Any) -> Tensor:
-        return self.part.weight * as_scalar(criterion(outputs, self.part.batch))
 
     def product(self, v: Tensors) -> Tensors:
         """Three backward passes: through the graph of the pull-back, the criterion's, and the network's."""
@@ -93,3 +99,24 @@ class GaussNewton(Route):
     def _matching(self, pushed: list[Tensor]) -> list[Tensor]:
         by_end = {id(end): p for end, p in zip(self._ends, pushed, strict=True)}
         return [by_end[id(end)] for _, end in self._first]
+
+
+class RebuiltGaussNewton(GaussNewton):
+    """The same with graphs that live for one product, for several (micro-)batches."""
+
+    def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
+        Route.__init__(self, objective, part, point, names)
+
+    def product(self, v: Tensors) -> Tensors:
+        """One forward and two backward passes, and the three backward passes of a product."""
+        with self.conditions() as run, FusedBatchNorm():
+            found = run(self.leaves, lambda model: self._at_once(model, v))
+        self.value = self.gradient = None  # of a graph that is gone
+        return {name: gradient.detach() for name, gradient in found.items()}
+
+    def _at_once(self, model: nn.Module, v: Tensors) -> Tensors:
+        self._build(model)
+        try:
+            return self._product(v)
+        finally:
+            self._outputs, self._dummies, self._ends, self._pulled, self._first = [], [], [], {}, []

@@ -9,22 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alidade.core.errors import RefusedError
 from alidade.core.records import Floats
-from alidade.landscape.curvature.operator import SymmetricOperator
+from alidade.landscape.curvature.operator import SymmetricOperator, require_symmetric
 
 #: Vectors of the basis, and memory that basis and products may take together; restarts need some room beside k.
 MOST_VECTORS = 40
 MOST_BYTES = 1 << 30
 ROOM = 8
+#: Roundings of the operator's size below which no residual can be brought.
+ROUNDINGS = 10.0
 
 
 class Pairs(NamedTuple):
-    """Ritz pairs, best first: values and true residuals (k,), vectors (k, n) as rows."""
+    """Ritz pairs, best first: values and true residuals (k,), vectors (k, n) as rows; what rounding leaves in them."""
 
     values: Floats
     residuals: Floats
     vectors: Tensor
+    resolution: float
 
 
 class Lanczos:
@@ -43,7 +45,7 @@ class Lanczos:
         self._basis = torch.empty(self._most, block.dimension, dtype=block.dtype, device=block.device)
         self._products = torch.empty_like(self._basis)
         self._projected: Floats = np.zeros((self._most, self._most))
-        self._size, self._left, self._krylov = 0, 0.0, True
+        self._size, self._left, self._krylov, self._random = 0, 0.0, True, False
 
     def run(self, start: Sequence[Tensor], rtol: float, max_matvecs: int) -> Pairs:
         """Expand and restart until the residuals are met, the space is exhausted, or the products are.
@@ -75,7 +77,7 @@ class Lanczos:
         gaps = chosen @ self._products[: self._size] - found * chosen.new_tensor(values[: self._k])[:, None]
         lengths = torch.linalg.vector_norm(found, dim=1).double()
         residuals = torch.linalg.vector_norm(gaps, dim=1).double() / lengths
-        return Pairs(values[: self._k], residuals.cpu().numpy(), found / lengths[:, None].to(found))
+        return Pairs(values[: self._k], residuals.cpu().numpy(), found / lengths[:, None].to(found), self._resolution())
 
     def _worst_residual(self) -> Tensor:
         """Where a space that began with several vectors grows: no Krylov space, so each pair has a way of its own."""
@@ -94,9 +96,9 @@ class Lanczos:
         values, vectors = self._ritz()
         values, vectors = values[: self._k], vectors[:, : self._k]
         predicted = self._left * np.abs(vectors[-1])
-        if self._krylov and (predicted > 2 * rtol * np.abs(values)).any():
+        if self._krylov and (predicted > 2 * np.maximum(rtol * np.abs(values), self._resolution())).any():
             return False
-        return bool((self.pairs().residuals <= rtol * np.abs(values)).all())
+        return bool((self.pairs().residuals <= np.maximum(rtol * np.abs(values), self._resolution())).all())
 
     def _ritz(self) -> tuple[Floats, Floats]:
         matrix = self._projected[: self._size, : self._size]
@@ -120,13 +122,14 @@ class Lanczos:
 
     def _direction(self, candidates: Sequence[Tensor]) -> Tensor:
         """The first candidate that is not in the space already, of length 1; else a random one."""
-        eps = torch.finfo(self._basis.dtype).eps
+        eps, self._random = torch.finfo(self._basis.dtype).eps, False
         for candidate in candidates:
             length = float(torch.linalg.vector_norm(candidate))
             outside = self._outside(candidate)
             left = float(torch.linalg.vector_norm(outside))
             if left > max(1e2 * eps * length, 10 * eps * self._scale()):
                 return self._unit(outside)
+        self._random = True
         while True:
             outside = self._outside(self.random())
             if float(torch.linalg.vector_norm(outside)) > 1e-3:
@@ -141,6 +144,17 @@ class Lanczos:
     def _scale(self) -> float:
         """The size of the operator as far as it was seen."""
         return float(np.abs(self._projected[: self._size, : self._size]).max()) if self._size else 0.0
+
+    def _resolution(self) -> float:
+        """The rounding of products, once nothing else is left to be found; 0 before.
+
+        A random direction out of what the space leaves is no eigenvector there, unless the operator is a multiple of
+        the identity on all of it.
+        """
+        kind = getattr(torch, self._operator.provenance.dtype, self._basis.dtype)
+        rounding = ROUNDINGS * torch.finfo(kind).eps * self._scale()
+        spent = self._size == self._operator.dimension or (self._random and self._left <= rounding)
+        return float(rounding) if spent else 0.0
 
     def _unit(self, vector: Tensor) -> Tensor:
         unit = self._outside(vector / torch.linalg.vector_norm(vector))
@@ -165,14 +179,6 @@ class Lanczos:
         self._size = kept
 
     def _check_symmetry(self) -> None:
-        """|u'Hv - v'Hu| over the basis is the rounding of products, far below the size of the operator."""
-        if self._operator.problem is not None:
-            return  # said already
+        """Free on the basis, which holds the products with all of its vectors."""
         matrix = self._projected[: self._size, : self._size]
-        gap, eps = float(np.abs(matrix - matrix.T).max(initial=0.0)), torch.finfo(self._basis.dtype).eps
-        allowed = 0.05 if self._operator.route == "difference" else max(1e-3, 1e3 * eps)
-        if gap > allowed * self._scale():
-            raise RefusedError(
-                f"eigenvalues: expected a symmetric operator, got |u'Hv - v'Hu| = {gap:.2g} where |u'Hv| is up to "
-                f"{self._scale():.2g}; the loss is not twice differentiable here, or keeps state"
-            )
+        require_symmetric(self._operator, float(np.abs(matrix - matrix.T).max(initial=0.0)), self._scale())

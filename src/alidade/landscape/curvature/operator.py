@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from alidade.core.errors import AlidadeError, CallError, RefusedError
 from alidade.core.records import Provenance
 from alidade.landscape.curvature.block import Block
-from alidade.landscape.curvature.gauss_newton import GaussNewton
+from alidade.landscape.curvature.gauss_newton import GaussNewton, RebuiltGaussNewton
 from alidade.landscape.curvature.routes import Difference, ForwardOverReverse, Kept, Rebuilt, Route, RouteError
 from alidade.landscape.differentiation import ReentrantError, Tensors, summed
 from alidade.landscape.objective import Objective
@@ -22,9 +22,11 @@ Matrix = Literal["hessian", "gauss_newton"]
 CHOICES: tuple[RouteName, ...] = get_args(RouteName)
 ROUTES: dict[str, type[Route]] = {
     "kept": Kept, "rebuilt": Rebuilt, "forward_over_reverse": ForwardOverReverse, "difference": Difference,
-    "gauss_newton": GaussNewton,
+    "gauss_newton": GaussNewton, "gauss_newton_rebuilt": RebuiltGaussNewton,
 }  # fmt: skip
 
+#: |u'Hv - v'Hu| that products may leave, relative to |u'Hv|; times the precision where that is more (half precision).
+ASYMMETRY, ASYMMETRIC_ROUNDINGS = 1e-3, 16.0
 #: Two step lengths whose differences are farther apart than this, relatively, did not measure one matrix.
 MOST_DISAGREEMENT = 0.05
 
@@ -135,7 +137,9 @@ class CurvatureOperator:
         """
         if vector.shape != (self.dimension,):
             raise CallError(f"vector: expected {self.dimension} numbers, got shape {tuple(vector.shape)}")
-        found = self._attempt(self.block.named(vector.detach()))
+        with torch.inference_mode(False):  # a clone of an inference tensor made here is none
+            v = vector.clone() if vector.is_inference() else vector.detach()
+            found = self._attempt(self.block.named(v))
         self.matvecs += 1
         if not bool(torch.isfinite(found).all()):
             raise RefusedError(
@@ -147,9 +151,8 @@ class CurvatureOperator:
     def gradient(self) -> Tensor | None:
         """The block of the gradient as a flat vector, where the first product's graph gave it for nothing."""
         self._attempt(None)
-        if self.route != "kept":
-            return None
-        return self._summed([self.block.flat(cast(Kept, route).gradient) for route in self._routes or ()])
+        known = [route.gradient for route in self._routes or () if route.gradient is not None]
+        return self._summed([self.block.flat(gradient) for gradient in known]) if known else None
 
     def _attempt(self, v: Tensors | None) -> Tensor:
         """A product, or with None only the preparation; on the next route of the plan where one cannot be gone."""
@@ -179,8 +182,8 @@ class CurvatureOperator:
 
     def _confirm(self, routes: list[Route]) -> None:
         """The objective's own check; the loss of a graph that was just made saves it one forward pass."""
-        values = [route.value for route in routes if isinstance(route, Kept)]
-        if len(values) == len(routes):
+        values = [route.value for route in routes if route.value is not None]
+        if values:
             value = summed(values)
             if not math.isfinite(float(value)):
                 raise RefusedError(f"objective: expected a finite loss, got {float(value)}; there is no curvature here")
@@ -203,10 +206,29 @@ def as_operator(
     return objective
 
 
+def require_symmetric(operator: SymmetricOperator, gap: float, scale: float) -> None:
+    """Refuse an operator whose |u'Hv - v'Hu| = ``gap`` is no rounding where |u'Hv| is up to ``scale``.
+
+    Differences that disagree are asymmetric, too, and are said to be a problem already.
+
+    Raises:
+        RefusedError: it is not symmetric.
+    """
+    if operator.problem is not None:
+        return
+    kind = getattr(torch, operator.provenance.dtype, torch.float32)
+    allowed = MOST_DISAGREEMENT if operator.route == "difference" else ASYMMETRY
+    if gap > max(allowed, ASYMMETRIC_ROUNDINGS * torch.finfo(kind).eps) * scale:
+        raise RefusedError(
+            f"curvature: expected a symmetric operator, got |u'Hv - v'Hu| = {gap:.2g} where |u'Hv| is up to "
+            f"{scale:.2g}; the loss is not twice differentiable here, or keeps state, or a backward pass is wrong"
+        )
+
+
 def _plan(matrix: str, route: str, parts: int) -> tuple[str, ...]:
     """Routes in the order in which they are tried."""
     if matrix == "gauss_newton":
-        return ("gauss_newton",)
+        return (*(("gauss_newton",) if parts == 1 else ()), "gauss_newton_rebuilt")
     if route != "auto":
         return (route,)
     return (*(("kept",) if parts == 1 else ()), "rebuilt", "forward_over_reverse", "difference")

@@ -40,7 +40,13 @@ class RouteError(RefusedError):
 
 
 class Route:
-    """Products for one part of an objective, at ``point``, with respect to the parameters ``names``."""
+    """Products for one part of an objective, at ``point``, with respect to the parameters ``names``.
+
+    ``value`` and ``gradient`` are the part's loss and gradient where a graph gave them for nothing.
+    """
+
+    value: Tensor | None = None
+    gradient: Tensors | None = None
 
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         self.objective, self.part, self.names = objective, part, tuple(names)
@@ -100,12 +106,27 @@ class Kept(Route):
         return gradients_along(list(self._graph.values()), self.block, vectors, retain_graph=True)
 
 
-class Rebuilt(Route):
-    """Double backward with a graph that lives for one product."""
+class Rebuilt(Kept):
+    """Double backward with a graph that lives for one product, and for one replay of the part's conditions.
+
+    So it works, too, where a forward pass changes its batch in place: outside of the conditions that is undone.
+    """
+
+    def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
+        Route.__init__(self, objective, part, point, names)
 
     def product(self, v: Tensors) -> Tensors:
         """One forward and backward pass, and one backward pass through their graph."""
-        return Kept(self.objective, self.part, self.leaves, self.names).product(v)
+        with self.conditions() as run, FusedBatchNorm():
+            found = run(self.leaves, lambda model: self._at_once(model, v))
+        return {name: gradient.detach() for name, gradient in found.items()}
+
+    def _at_once(self, model: nn.Module, v: Tensors) -> Tensors:
+        _, _, self._graph = self._build(model)
+        try:
+            return self._backward(v) if self._graph else zeros_like_all(self.block)
+        finally:
+            self._graph = {}
 
 
 class ForwardOverReverse(Route):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from alidade.core.curvature import Trace
 from alidade.core.errors import CallError
-from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator
+from alidade.landscape.arguments import is_whole
+from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator, require_symmetric
 from alidade.landscape.objective import Objective
 
 #: Samples before anything is decided; and fresh ones once outliers are out, which are close to normal by then.
@@ -56,7 +57,8 @@ def hessian_trace(
 
     Raises:
         CallError: tolerances that are not numbers from 0 on, or both 0; fewer than 2 products.
-        RefusedError: a loss or product that is not finite; an objective that is not deterministic.
+        RefusedError: a loss or product that is not finite; an operator that is not symmetric; an objective that is not
+            deterministic.
 
     Cost: one forward and backward pass, then about 0.9 of them (kept graph) per product. Memory: some 30 vectors.
 
@@ -102,7 +104,7 @@ def _check(rtol: float, atol: float, max_matvecs: int) -> None:
         raise CallError(
             f"rtol, atol: expected finite numbers from 0 on, one of them above 0, got {rtol!r} and {atol!r}"
         )
-    if max_matvecs < 2:
+    if not is_whole(max_matvecs) or max_matvecs < 2:
         raise CallError(f"max_matvecs: expected at least 2, for a standard error, got {max_matvecs!r}")
 
 
@@ -120,7 +122,7 @@ class _Estimator:
             return self._exact()
         signs = [self._signs() for _ in range(min(PILOT, self._left))]
         images = [self._operator.matvec(sign) for sign in signs]
-        samples = [_dot(sign, image) for sign, image in zip(signs, images, strict=True)]
+        samples = self._samples(signs, images)
         plain = self._of_samples(samples, 0.0, "hutchinson")
         if plain.met or self._left == 0:
             return plain
@@ -132,6 +134,14 @@ class _Estimator:
         basis = torch.linalg.qr(torch.stack(images).double().T).Q.T.to(self._operator.block.dtype)
         inner = sum(_dot(row, self._operator.matvec(row)) for row in basis)
         return self._sampled([], self._deflated_samples(basis), inner, "hutch++")
+
+    def _samples(self, signs: list[Tensor], images: list[Tensor]) -> list[float]:
+        """The products u'Hu of each; u'Hv and v'Hu of two, which come with them, must be alike."""
+        products = torch.stack(signs).double() @ torch.stack(images).double().T
+        lengths = float(torch.stack([torch.linalg.vector_norm(image) for image in images]).max())
+        gap = float((products - products.T).abs().max())
+        require_symmetric(self._operator, gap, max(lengths, float(products.abs().max())))
+        return [float(sample) for sample in products.diagonal()]
 
     def _more(self, estimate: _Estimate, n: int) -> float:
         """Products that plain sampling would still take to the tolerance, as far as n samples can tell."""
@@ -168,10 +178,18 @@ class _Estimator:
             yield _dot(outside, self._operator.matvec(outside))
 
     def _exact(self) -> _Estimate:
-        units = torch.eye(
+        unit = torch.zeros(
             self._operator.dimension, dtype=self._operator.block.dtype, device=self._operator.block.device
         )
-        return _Estimate(sum(_dot(unit, self._operator.matvec(unit)) for unit in units), 0.0, "exact", True)
+        diagonal, corner = [], []
+        for index in range(len(unit)):
+            unit.zero_()[index] = 1.0
+            column = self._operator.matvec(unit)
+            diagonal.append(float(column[index]))
+            corner.append(column[:PILOT].double().clone())
+        matrix = torch.stack(corner[:PILOT])
+        require_symmetric(self._operator, float((matrix - matrix.T).abs().max()), float(matrix.abs().max()))
+        return _Estimate(math.fsum(diagonal), 0.0, "exact", True)
 
     def _signs(self) -> Tensor:
         draw = torch.randint(0, 2, (self._operator.dimension,), generator=self._generator)
