@@ -22,6 +22,7 @@ from alidade.claims.comparisons import (
     mean_over_training,
     median_over_probes,
     paired,
+    untrained,
 )
 from alidade.claims.quantities import RELATIVE_STEPS, BandSeries, paper_step_sizes
 from alidade.core.spec import RunSpec
@@ -231,6 +232,14 @@ def test_a_mean_over_probes_is_of_all_ok_numbers() -> None:
     assert mean_over_probes(runs, spec.run_id, "z") is None
 
 
+@pytest.mark.parametrize(("lost", "expected"), [(2, 3.0), (3, None)])
+def test_the_few_probes_before_a_divergence_do_not_speak_for_a_run(lost: int, expected: float | None) -> None:
+    spec = run_spec(steps=STEPS)
+    found = [row(step, "x", 3.0) for step in range(2)]
+    gone = [row(10 + step, "x", math.nan, status="undefined") for step in range(lost)]
+    assert mean_over_probes(runs_of((spec, [*found, *gone])), spec.run_id, "x") == expected
+
+
 @pytest.mark.parametrize(("values", "expected"), [([0.0, -1.0], None), ([0.0, math.e], 1.0)])
 def test_a_geometric_mean_is_of_positive_numbers(values: list[float], expected: float | None) -> None:
     spec = run_spec()
@@ -268,3 +277,12 @@ def test_rows_are_those_of_the_run_and_of_no_other() -> None:
     for empty in (third.run_id, "no such run"):
         assert runs.rows(empty).is_empty()
         assert runs.rows(empty).columns == runs.frame.columns
+
+
+@pytest.mark.parametrize(("end", "stuck"), [(2.0, True), (1.61, True), (1.59, False), (0.1, False), (math.nan, False)])
+def test_untrained_is_a_loss_that_ends_where_it_began(end: float, stuck: bool) -> None:
+    """The median of the first tenth is 2, its spikes aside; four fifths of it are 1.6."""
+    spec = run_spec(steps=STEPS)
+    losses = [2.0, 2.0, 50.0, 2.0] + [1.0] * (STEPS - 8) + [end] * 4
+    runs = runs_of((spec, [row(step, "train_loss", loss) for step, loss in enumerate(losses)]))
+    assert untrained(runs, spec.run_id) is stuck

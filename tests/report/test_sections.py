@@ -176,6 +176,16 @@ def test_the_penalized_loss_stands_beside_the_loss_where_there_is_one():
     assert "L2 penalty" not in next(p.draw() for p in planned(study) if p.address == "landscape.loss_band").how_to_read
 
 
+def test_the_page_opens_with_what_diverged(tmp_path):
+    study = paper_study()
+    page = write_page(tmp_path / "report.html", study, judge_study(study), chapters()).read_text(encoding="utf-8")
+    opening = page[: page.index('id="overview"')]
+    assert "Diverged: 1 of 2 runs of “" in opening
+    calm = replace(study, frame=study.frame.filter(pl.col("quantity") != "diverged"))
+    page = write_page(tmp_path / "report.html", calm, judge_study(calm), chapters()).read_text(encoding="utf-8")
+    assert "Diverged: " not in page
+
+
 def test_ridges_are_drawn_for_every_probed_step_and_every_network(drawn):
     figure = drawn["activations--ridgelines"]
     assert [[panel.title for panel in row] for row in figure.rows] == [

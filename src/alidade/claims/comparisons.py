@@ -11,6 +11,7 @@ import polars as pl
 from alidade.claims.claim import Runs, Seeds
 from alidade.claims.quantities import (
     RELATIVE_STEPS,
+    STUCK,
     WARM_UP,
     BandSeries,
     after_warm_up,
@@ -90,6 +91,14 @@ def mean_over_training(runs: Runs, run: str, quantity: str, first_fraction: floa
     return _mean(dict(zip(rows["step"].to_list(), rows["value"].to_list(), strict=True)))
 
 
+def untrained(runs: Runs, run: str) -> bool:
+    """Whether the loss stayed where it began: its last tenth above ``STUCK`` times the median of its first tenth."""
+    rows = _training(runs, run, "train_loss")
+    early = rows.filter(pl.col("step") < WARM_UP * runs.specs[run].steps)["value"].to_numpy()
+    late = mean_over_training(runs, run, "train_loss", 1 - WARM_UP)
+    return late is not None and early.size > 0 and bool(late > STUCK * np.median(early))
+
+
 def last_value(runs: Runs, run: str, quantity: str) -> float | None:
     """The last number of a quantity that was measured along the run; None without one that is finite."""
     rows = _training(runs, run, quantity).sort("step")
@@ -117,12 +126,15 @@ def median_over_probes(
 
 
 def mean_over_probes(runs: Runs, run: str, quantity: str, geometric: bool = False) -> float | None:
-    """Mean of the ok numbers of a quantity over layers and probes; None without any.
+    """Mean of the ok numbers of a quantity over layers and probes; None where fewer than half of its numbers are ok.
 
     ``geometric``: the mean of the logarithms of those above 0.
     """
-    rows = runs.rows(run).filter((pl.col("quantity") == quantity) & (pl.col("status") == OK))
-    values = rows["value"].to_numpy()
+    rows = runs.rows(run).filter(pl.col("quantity") == quantity)
+    good = rows.filter(pl.col("status") == OK)
+    if good.height < SHARED_FRACTION * rows.height:
+        return None
+    values = good["value"].to_numpy()
     values = np.log(values[values > 0]) if geometric else values
     return float(values.mean()) if values.size else None
 

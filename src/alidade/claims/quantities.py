@@ -20,6 +20,8 @@ PAPER_FACTORS: dict[str, tuple[float, ...]] = {
 RELATIVE_STEPS = (0.01, 0.03, 0.1, 0.3)
 #: The first tenth of the steps is left out of means over training: the paper's bands at step 0 are transients.
 WARM_UP = 0.1
+#: A run did not train if its loss over the last tenth of the steps is above this share of its median over the first.
+STUCK = 0.8
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 from alidade.claims.claim import Claim, Runs
-from alidade.claims.comparisons import band_log_ratio, mean_over_training, paired
+from alidade.claims.comparisons import band_log_ratio, paired, untrained
 from alidade.claims.quantities import BandSeries
 from alidade.core.probes import AnyProbe, PlannedRun
 from alidade.experiments.experiment import LEARNING_RATE, AnyNetwork, Experiment, Network, Settings, planned
 from alidade.experiments.probing import evaluation, lines
 
-#: A network has not trained if its loss over the last fifth is above this share of that over the whole run.
-UNTRAINED = 0.95
-END = 0.8
-
 
 def _smoother_where_untrained(quantity: str, runs: Runs, batch: str, plain: str) -> float | None:
     """Log ratio batch / none of mean loss bands; None where the plain network has trained."""
-    whole, end = (mean_over_training(runs, plain, "train_loss", start) for start in (0.0, END))
-    if whole is None or end is None or end < UNTRAINED * whole:
+    if not untrained(runs, plain):
         return None
     return band_log_ratio(BandSeries(quantity, "width"), equal_loss=False)(runs, batch, plain)
 

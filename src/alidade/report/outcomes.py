@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 
+from alidade.claims.quantities import STUCK
 from alidade.report.series import Readings, per_seed, since
 from alidade.report.words import listed, number
 
 #: The last part of training, over which end levels are averaged.
 END = 0.1
-#: A run whose loss ends above this share of the median over its first tenth did not train.
-STUCK = 0.8
 #: Quantities that a training records once, at the step where it happened.
 DIVERGED, STATIONARY = "diverged", "stationary"
 
@@ -25,6 +24,13 @@ def at_the_end(readings: Readings, quantity: str) -> pl.DataFrame:
     return per_seed(since(readings, readings.ok(quantity), 1 - END), geometric=False)
 
 
+def divergence(readings: Readings) -> tuple[str, ...]:
+    """A sentence on the runs that diverged, where there are any."""
+    rows = _recorded(readings, DIVERGED)
+    text = "Diverged: {}. Its loss was not finite or above 1000 times its start."
+    return () if rows.is_empty() else (text.format(_runs(readings, rows, steps=True)),)
+
+
 def outcomes(readings: Readings) -> tuple[str, ...]:
     """A sentence each on runs that diverged, that stood at a stationary point, and that did not train."""
     diverged = _recorded(readings, DIVERGED)
@@ -32,12 +38,14 @@ def outcomes(readings: Readings) -> tuple[str, ...]:
     gone = diverged.select("v", "seed").unique()
     stuck = _stuck(readings).join(gone, on=["v", "seed"], how="anti")
     said = [
-        ("Diverged: {}. Its loss was not finite or above 1000 times its start.", diverged, True),
-        ("At a stationary point at the end: {}. Its full-batch loss had stopped moving: such ground looks smooth.",
-         still, False),
-        (f"Untrained: {{}}. The loss ended above {100 * STUCK:.0f} % of the median of its first tenth.", stuck, False),
-    ]  # fmt: skip
-    return tuple(text.format(_runs(readings, rows, steps)) for text, rows, steps in said if not rows.is_empty())
+        (
+            "At a stationary point at the end: {}. Its full-batch loss had stopped moving: such ground looks smooth.",
+            still,
+        ),
+        (f"Untrained: {{}}. The loss ended above {100 * STUCK:.0f} % of the median of its first tenth.", stuck),
+    ]
+    rest = [text.format(_runs(readings, rows, steps=False)) for text, rows in said if not rows.is_empty()]
+    return (*divergence(readings), *rest)
 
 
 def _recorded(readings: Readings, quantity: str) -> pl.DataFrame:

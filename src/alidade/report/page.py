@@ -16,9 +16,11 @@ from alidade.report import theme
 from alidade.report.charts import without_legend
 from alidade.report.figure import Figure
 from alidade.report.finding import finding, key_numbers
+from alidade.report.outcomes import divergence
 from alidade.report.paper_backdrop import beside_the_paper
 from alidade.report.paper_table import paper_rows
 from alidade.report.sections import planned
+from alidade.report.series import Readings
 from alidade.report.theme import NORMS
 from alidade.report.verdict_table import Group, verdict_groups
 from alidade.report.words import listed, number, seeds
@@ -125,6 +127,7 @@ def _render(
         groups=verdict_groups([verdict for verdict in verdicts if verdict.experiment not in told]),
         kicker=_kicker(study),
         unfinished=len(study.unfinished),
+        divergence=divergence(Readings(study)),
         troubles=study.troubles,
         facts=_facts(study),
         command=str(study.manifest.get("command", "")),
