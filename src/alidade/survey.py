@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alidade.core.errors import CallError, brief
+from alidade.core.errors import CallError, WorkError, brief
 from alidade.core.probes import AnyProbe, probes_named
 from alidade.core.records import Recorder, Row
 from alidade.core.schedule import Schedule, schedule_of
@@ -35,6 +35,7 @@ from alidade.probes.hooks import (
     trainable,
     was_skipped,
 )
+from alidade.probes.memory import reason_of
 from alidade.probes.recorders import Fan, recorders_of
 from alidade.probes.session import TIMING, Moment, Session
 from alidade.store.live import LiveRun, folder_of
@@ -129,6 +130,7 @@ class Survey:
         self._chosen: list[str] = []  # probes that this step is to have
         self._pending: list[_Pending] = []
         self._start: Tensors | None = None
+        self._obstacle = ""  # why the start of this step could not be kept
         self._autocast: tuple[AutocastState, ...] | None = None
         self._began = self._checked = self._closed = False
         self._handles = [
@@ -231,7 +233,10 @@ class Survey:
             self._chosen = self._session.due(self.step)  # due, and to be recorded as not measured
         if self._chosen:
             began = time.perf_counter()
-            self._start = trainable(self._model)
+            try:
+                self._start = trainable(self._model)
+            except Exception as error:  # no room for a copy is a failure of the probes, not of the training
+                self._obstacle = reason_of(error)
             self._around += time.perf_counter() - began
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -248,7 +253,7 @@ class Survey:
         try:
             moment = self._moment()
         except Exception as error:  # the training must go on, whatever the loss function does
-            self._session.fail(self.step, self._chosen, " ".join(str(error).split()) or type(error).__name__)
+            self._session.fail(self.step, self._chosen, reason_of(error))
             return
         moment.check_deterministic, self._checked = not self._checked, True
         self._session.measure(moment, self._chosen)
@@ -256,6 +261,8 @@ class Survey:
         self._around += time.perf_counter() - began - (self._session.budget.spent - before)
 
     def _moment(self) -> Moment:
+        if self._obstacle:
+            raise WorkError(self._obstacle)
         if not self._pending:
             raise CallError("no data were announced for this step; call survey.observe(batch) before its forward pass")
         for pending in self._pending:
@@ -289,4 +296,4 @@ class Survey:
         if self._around:
             self._session.budget.charge(SURROUNDINGS, self._around)
             self._around = 0.0
-        self._pending, self._chosen, self._start, self._announced = [], [], None, False
+        self._pending, self._chosen, self._start, self._obstacle, self._announced = [], [], None, "", False

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +188,44 @@ def test_the_budget_goes_on(tmp_path: Path) -> None:
     again = _Training(tmp_path / "again", budget=0.05)
     again.restore(training.saved())
     assert again.survey.state_dict()["budget"]["costs"] == state["costs"] != {}
+
+
+def test_two_processes_do_not_write_one_survey(tmp_path: Path) -> None:
+    """The first is still alive: the second is told so, and its rows go nowhere."""
+    first = _Training(tmp_path / "s")
+    first.steps(0, SAVED)
+    (tmp_path / "checkpoint").write_bytes(first.saved())
+    program = (
+        "import sys; from pathlib import Path; from tests.survey.test_resume import _Training\n"
+        "root = Path(sys.argv[1]); training = _Training(root / 's')\n"
+        "try: training.restore((root / 'checkpoint').read_bytes())\n"
+        "except RuntimeError as error: print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    project = Path(__file__).parents[2]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=project)
+    assert result.stdout.startswith("HeldError ")
+    assert f"got one locked by process {os.getpid()} on " in result.stdout
+    first.steps(SAVED, STEPS)
+    first.survey.close()
+    assert _measured(tmp_path / "s").equals(_uninterrupted(tmp_path / "plain"), null_equal=True)
+
+
+@pytest.mark.filterwarnings("ignore:probe")
+def test_no_room_for_a_copy_of_the_parameters_costs_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _uninterrupted(tmp_path / "plain")
+    training = _Training(tmp_path / "s")
+    training.steps(0, 3)
+
+    def starving(model: nn.Module) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alidade.survey.trainable", starving)
+        training.steps(3, 4)
+    training.steps(4, STEPS)
+    training.survey.close()
+    found = _measured(tmp_path / "s")
+    assert set(found.filter(pl.col("step") == 3)["status"]) == {"failed: out of memory: CUDA out of memory."}
+    others = pl.col("step").is_in([0, 1, 2, 5, 6, 7, 8, 9, 10, 11])  # at 4 changes of activations are since step 2
+    assert found.filter(others).equals(expected.filter(others), null_equal=True)

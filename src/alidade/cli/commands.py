@@ -41,7 +41,13 @@ def reproduce(
     ] = 0.0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0.0, callback=finite, help="Stop then; finished runs are kept.")
+        float | None, typer.Option(min=0.0, callback=finite, help="Stop then; the same command goes on there.")
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, callback=finite, help="Between two; default: 10, or more so that they cost 1 % of the time."
+        ),
     ] = None,
     out: Annotated[Path | None, out_option("Default: runs/NAME.")] = None,
 ) -> None:
@@ -53,7 +59,10 @@ def reproduce(
     learned = data or (Data.digits if scale is Scale.quick else Data.cifar10)
     settings = Settings(scale=scale.value, data=learned.value, seeds=seeds, init=init.value if init else None, l2=l2)
     networks = DEMO_NETWORKS if name in ("all", "theorems") else 0
-    run_study(experiments, settings, out or Path("runs") / name, data_dir, device.value, max_minutes, networks)
+    run_study(
+        experiments, settings, out or Path("runs") / name, data_dir, device.value, max_minutes, networks,
+        checkpoint_seconds,
+    )  # fmt: skip
 
 
 @app.command()

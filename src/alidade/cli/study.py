@@ -26,6 +26,7 @@ def run_study(
     device: str = "cpu",
     max_minutes: float | None = None,
     networks: int = 0,
+    checkpoint_seconds: float | None = None,
 ) -> None:
     """Do what is missing of some experiments' runs, check the theorems on ``networks`` each, and write the report."""
     from rich.console import Console
@@ -46,7 +47,7 @@ def run_study(
     write_manifest(out, _manifest(fixed, by_experiment), warn)
     todo = plan.remaining(out, runs, warn)
     console.print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before are reused, {len(todo)} to do")
-    job = worker.Job(out, data_dir, device)
+    job = worker.Job(out, data_dir, device, checkpoint_seconds)
     try:
         with StudyProgress(todo, console) as progress:
             local.execute(todo, job, progress, max_minutes and max_minutes * 60)

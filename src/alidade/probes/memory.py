@@ -35,6 +35,6 @@ def reason_of(error: BaseException) -> str:
     ('out of memory', "('a line', 1)", 'KeyError')
     """
     said = " ".join(str(error).split())
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) and not said.startswith("out of memory"):
         return f"out of memory: {said}" if said else "out of memory"
     return said or type(error).__name__

@@ -11,6 +11,7 @@ from alidade.core.errors import CallError, WorkError
 from alidade.core.records import Row
 from alidade.core.spec import SurveySpec
 from alidade.store.files import write_atomically
+from alidade.store.locks import Holding
 from alidade.store.parts import PARTS, read_parts, write_cut, write_part
 from alidade.store.places import is_local, place
 from alidade.store.run_files import SPEC
@@ -28,6 +29,7 @@ class LiveRun:
 
     Raises:
         CallError: ``root`` holds anything else.
+        HeldError: another process writes this run.
         WorkError: ``root`` cannot be written.
     """
 
@@ -39,6 +41,7 @@ class LiveRun:
         try:
             self.ready = not (root.exists() and any(root.iterdir()))  # False: there is an earlier leg
             if self.ready:
+                self._holding = Holding(self._folder)
                 self._create()
             elif not (self._folder / SPEC).exists():
                 raise CallError(f"out: expected an empty or new folder, got {root} with files in it; choose another")
@@ -61,6 +64,7 @@ class LiveRun:
         """Go on after ``step`` steps: earlier rows stay, those from that step on are void."""
         if self.ready:
             return
+        self._holding = Holding(self._folder)
         try:
             finished = finished_rows(self._root, self._spec.run_id)
             pieces = list(finished.items()) if finished else read_parts(self._folder / PARTS)
@@ -90,6 +94,7 @@ class LiveRun:
         write_run(self._root, self._spec, self._all, self._environment)
         self._clear()
         (self._folder / PARTS).rmdir()
+        self._holding.release()
 
     def _create(self) -> None:
         (self._folder / PARTS).mkdir(parents=True, exist_ok=True)
