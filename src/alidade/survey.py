@@ -271,7 +271,8 @@ class Survey:
         start = self._start or now
         update = {name: start[name] - now[name] for name in start}
         rates = learning_rates(self._optimizer, self._model)
-        return Moment(self.step, self._model, self._loss_fn, self._parts(start), start, update, rates)
+        parts, optimizer = self._parts(start), self._optimizer
+        return Moment(self.step, self._model, self._loss_fn, parts, start, update, rates, optimizer=optimizer)
 
     def _parts(self, start: Tensors) -> list[Part]:
         batches = [pending.supply.as_announced() for pending in self._pending]

@@ -30,9 +30,11 @@ from alidade import (
     step_sharpness,
     top_eigenvalues,
 )
+from alidade.core.probes import CurvatureProbe
 from alidade.errors import AlidadeError, RefusedError
 from alidade.probes.evaluation import evaluate
 from alidade.probes.rescaling import rescaled
+from alidade.probes.spectrum import SpectrumTracker
 from alidade.probes.theorem import lipschitz_reduction
 
 
@@ -128,6 +130,11 @@ PROBES: dict[str, Callable[[Objective], object]] = {
     "spherical": _or_refused(lambda objective: spherical_sharpness(objective, max_matvecs=6)),
     "surface": lambda objective: loss_surface(objective, points=2, normalize="raw"),
     "interpolation": _interpolation,
+    "curvature": _or_refused(
+        lambda o: SpectrumTracker(
+            CurvatureProbe(looks=("eigenvalues", "batch_sharpness", "trace"), statistics=("own", "batch", "running"))
+        ).rows(0, o)
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from alidade.core.probes import (
     ActivationsProbe,
     AnyProbe,
     CovariateShiftProbe,
+    CurvatureProbe,
     EvaluationProbe,
     LayerScalarsProbe,
     LineProfileProbe,
@@ -43,6 +44,8 @@ def _probes(schedule: Every | First | Logarithmic) -> list[AnyProbe]:
         LayerScalarsProbe(schedule=schedule),
         RescalingProbe(step_sizes=ETAS, factors=(0.5, 2.0), schedule=schedule),
         TheoremProbe(schedule=schedule),
+        CurvatureProbe(looks=("eigenvalues", "gradient_overlap", "density"), density_steps=3, schedule=schedule),
+        CurvatureProbe(looks=("step_sharpness", "trace"), max_matvecs=2, schedule=schedule),
     ]
 
 

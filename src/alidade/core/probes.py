@@ -121,8 +121,57 @@ class TheoremProbe(_Probe):
     schedule: Schedule = Every(interval=10)
 
 
+#: What a curvature probe can look at; the last two need the optimizer's own step, so a Survey.
+Look = Literal[
+    "eigenvalues", "batch_sharpness", "gradient_overlap", "trace", "density", "step_sharpness", "preconditioned"
+]
+ACROSS_THE_STEP = frozenset({"step_sharpness", "preconditioned"})
+
+
+class CurvatureProbe(_Probe):
+    """Second derivatives of the loss of the step's batch, tracked along the run.
+
+    ``looks``: the ``k`` eigenvalues at the end of the spectrum that ``which`` names, started from the last
+    eigenvectors; curvature along the gradient (batch sharpness) and along the optimizer's update (step sharpness); the
+    gradient's share in the eigenvectors' span; trace; density of the spectrum; eigenvalues as the adaptive optimizer
+    sees them. ``statistics``: "own" is as the step computes, "batch" and "running" switch the layers that keep running
+    statistics; a mode that makes no difference to the network is measured once.
+    """
+
+    kind: Literal["curvature"] = "curvature"
+    looks: tuple[Look, ...] = Field(default=("eigenvalues", "batch_sharpness"), min_length=1)
+    statistics: tuple[Literal["own", "batch", "running"], ...] = Field(default=("own", "running"), min_length=1)
+    matrix: Literal["hessian", "gauss_newton"] = "hessian"
+    which: Literal["largest", "smallest", "magnitude"] = "largest"
+    k: int = Field(default=1, ge=1)
+    rtol: float = Field(default=1e-2, gt=0)
+    max_matvecs: int = Field(default=200, ge=2)
+    trace_rtol: float = Field(default=0.1, gt=0)
+    density_vectors: int = Field(default=2, ge=2)
+    density_steps: int = Field(default=40, ge=1)
+    density_points: int = Field(default=256, ge=2)
+    schedule: Schedule = Every(interval=10)
+
+    @model_validator(mode="after")
+    def _possible(self) -> CurvatureProbe:
+        for name, values in (("looks", self.looks), ("statistics", self.statistics)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must differ, got {values}")
+        if "gradient_overlap" in self.looks and "eigenvalues" not in self.looks:
+            raise ValueError("gradient_overlap needs eigenvalues among the looks")
+        if self.max_matvecs < self.k:
+            raise ValueError(f"max_matvecs must be at least k = {self.k}, got {self.max_matvecs}")
+        return self
+
+    @property
+    def needs_the_step(self) -> bool:
+        """Whether it can look only once the optimizer's step is known."""
+        return not ACROSS_THE_STEP.isdisjoint(self.looks)
+
+
 AnyProbe = (
     RescalingProbe
+    | CurvatureProbe
     | TheoremProbe
     | LineProfileProbe
     | EvaluationProbe
@@ -141,6 +190,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "activations": {"kind": "activations"},
     "covariate_shift": {"kind": "covariate_shift"},
     "theorem_4_1": {"kind": "theorem_4_1"},
+    "curvature": {"kind": "curvature", "looks": ("eigenvalues", "batch_sharpness", "step_sharpness")},
 }
 
 

@@ -125,6 +125,14 @@ class Objective:
         moved._point = dict(at)
         return moved
 
+    def under(self, statistics: str | None) -> Objective:
+        """The same objective with other ``statistics`` in its normalization layers; refused as at construction."""
+        for part in self.parts:
+            check_statistics(self.model, statistics, part.conditions.buffers)
+        other = copy(self)
+        other._declared = statistics
+        return other
+
     @property
     def parameters(self) -> Tensors:
         """The trainable parameters as detached tensors that share their storage, by public name."""

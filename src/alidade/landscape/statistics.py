@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from alidade.core.errors import CallError, brief
 from alidade.core.records import Statistics
@@ -36,8 +36,10 @@ def describe_statistics(model: nn.Module) -> Statistics:
     return "batch" if "batch" in uses else "running"
 
 
-def check_statistics(model: nn.Module, statistics: str | None) -> None:
+def check_statistics(model: nn.Module, statistics: str | None, buffers: Mapping[str, Tensor] | None = None) -> None:
     """Refuse an unknown mode, and running statistics that no batch has ever moved.
+
+    ``buffers``: those that the layers are going to have; None is the live ones.
 
     Raises:
         CallError: with the layer's name and what to do.
@@ -47,7 +49,7 @@ def check_statistics(model: nn.Module, statistics: str | None) -> None:
     if statistics != "running":
         return
     for name, module in model.named_modules():
-        tracked = module._buffers.get("num_batches_tracked")
+        tracked = (buffers or {}).get(f"{name}.num_batches_tracked", module._buffers.get("num_batches_tracked"))
         if _keeps_running(module) and tracked is not None and int(tracked) == 0:
             raise CallError(
                 f"statistics='running': expected running statistics, but layer {name!r} has tracked no batch; "

@@ -19,6 +19,7 @@ from alidade.core.probes import (
     ActivationsProbe,
     AnyProbe,
     CovariateShiftProbe,
+    CurvatureProbe,
     EvaluationProbe,
     LayerScalarsProbe,
     LineProfileProbe,
@@ -42,6 +43,7 @@ from alidade.probes.line import line_profile
 from alidade.probes.memory import is_out_of_memory, reason_of, release_memory
 from alidade.probes.rescaling import rescaled
 from alidade.probes.saved import plain_statistics, statistics_of
+from alidade.probes.spectrum import SpectrumTracker
 from alidade.probes.theorem import lipschitz_reduction
 
 T = TypeVar("T")
@@ -62,6 +64,7 @@ class Moment:
     learning_rates: Mapping[str, float] | None = None  # by parameter name
     test: tuple[Tensor, Tensor] | None = None
     check_deterministic: bool = True
+    optimizer: torch.optim.Optimizer | None = None  # after the step, in a survey
 
     @cached_property
     def objective(self) -> Objective:
@@ -103,6 +106,8 @@ class Session:
         self.budget = budget or Budget(None)
         self._warned: set[str] = set()
         self._activations: dict[str, tuple[ActivationStatistics, ActivationStatistics]] = {}  # first and latest
+        curvature = {name: probe for name, probe in self.probes.items() if isinstance(probe, CurvatureProbe)}
+        self._trackers = {name: SpectrumTracker(probe) for name, probe in curvature.items()}
         for probe_id in self.probes:
             recorder.record(probe_id, [])
 
@@ -148,7 +153,8 @@ class Session:
     def state(self) -> dict[str, Any]:
         """What a training that goes on from a checkpoint needs, in plain numbers, text and tensors."""
         statistics = {name: [plain_statistics(s) for s in both] for name, both in self._activations.items()}
-        return {"budget": self.budget.state(), "activations": statistics}
+        curvature = {name: tracker.state() for name, tracker in self._trackers.items()}
+        return {"budget": self.budget.state(), "activations": statistics, "curvature": curvature}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
@@ -157,11 +163,16 @@ class Session:
             name: (statistics_of(first), statistics_of(latest))
             for name, (first, latest) in state["activations"].items()
         }
+        for name, vectors in state.get("curvature", {}).items():  # a state of before there was this probe has none
+            self._trackers[name].load(vectors)
 
     def _rows(self, probe: AnyProbe, moment: Moment) -> list[Row]:
         try:
             if isinstance(probe, ActivationsProbe):
                 return list(self._measure_activations(probe, moment))
+            if isinstance(probe, CurvatureProbe):
+                tracker = self._trackers[probe.probe_id]
+                return tracker.rows(moment.step, moment.objective, moment.update, moment.optimizer)
             return list(MEASURES[probe.kind](probe, moment))
         except Exception as error:  # the training must go on, whatever a probe runs into
             reason, exhausted = reason_of(error), is_out_of_memory(error)
@@ -187,6 +198,8 @@ class Session:
 
 
 def _needs_the_step(probe: AnyProbe) -> bool:
+    if isinstance(probe, CurvatureProbe):
+        return probe.needs_the_step
     along_the_update = isinstance(probe, LineProfileProbe) and probe.direction == "update"
     return along_the_update or isinstance(probe, CovariateShiftProbe)
 

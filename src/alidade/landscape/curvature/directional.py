@@ -73,7 +73,7 @@ def batch_sharpness(objective: Objective | CurvatureOperator) -> Curvature:
 
 
 @torch.inference_mode(mode=False)
-def step_sharpness(objective: Objective, update: Mapping[str, Tensor]) -> Curvature:
+def step_sharpness(objective: Objective | CurvatureOperator, update: Mapping[str, Tensor]) -> Curvature:
     r""":math:`d^\top H d / \langle d, g\rangle` for the update d, by which :math:`\theta` becomes :math:`\theta - d`.
 
     The infinitesimal twin of a line profile's step curvature: above 2 the quadratic model says that this step raises
@@ -84,7 +84,7 @@ def step_sharpness(objective: Objective, update: Mapping[str, Tensor]) -> Curvat
         CallError: an update of the wrong names or shapes.
         RefusedError: a loss or product that is not finite; an objective that is not deterministic.
 
-    Cost: one product, two forward and backward passes.
+    Cost: as :func:`batch_sharpness`.
 
     >>> from torch import nn
     >>> model = nn.Linear(2, 1, bias=False).double()
@@ -94,23 +94,24 @@ def step_sharpness(objective: Objective, update: Mapping[str, Tensor]) -> Curvat
     >>> step_sharpness(objective, {"weight": 0.25 * objective.gradient()["weight"]}).value  # lr 0.25 times 4
     1.0
     """
-    operator = CurvatureOperator(objective)
+    operator = objective if isinstance(objective, CurvatureOperator) else CurvatureOperator(objective)
     vector = operator.block.checked(update)
     return _quotient(operator, vector, gradient_of(operator), "step_sharpness", "1")
 
 
-def gradient_overlap(objective: Objective, top: TopEigenvalues) -> Curvature:
+def gradient_overlap(objective: Objective | CurvatureOperator, top: TopEigenvalues) -> Curvature:
     r""":math:`\|P_k g\| / \|g\|`: the gradient's share in the span of k eigenvectors (Gur-Ari et al. 2018).
 
     Args:
-        objective: the loss.
+        objective: the loss, or the operator that they were found with.
         top: eigenvectors, converged, of this objective; those of a block are compared with that block of the gradient.
 
     Raises:
         CallError: eigenvectors of the wrong names or shapes, or none.
         RefusedError: eigenvectors that are not converged.
 
-    NaN, "undefined", where the gradient is 0. Cost: one forward and backward pass.
+    NaN, "undefined", where the gradient is 0. Cost: one forward and backward pass; none with an operator whose graph is
+    kept.
 
     >>> from torch import nn
     >>> from alidade.landscape.curvature.eigenvalues import top_eigenvalues
@@ -127,9 +128,12 @@ def gradient_overlap(objective: Objective, top: TopEigenvalues) -> Curvature:
         raise RefusedError(
             f"gradient_overlap: expected converged eigenvectors, got status {top.status}; allow more matvecs"
         )
-    operator = CurvatureOperator(objective, names=list(top.eigenvectors[0]))
+    if isinstance(objective, CurvatureOperator):
+        operator, gradient = objective, gradient_of(objective).double()
+    else:
+        operator = CurvatureOperator(objective, names=list(top.eigenvectors[0]))
+        gradient = operator.block.flat(objective.gradient()).double()
     frame = torch.stack([operator.block.checked(v) for v in top.eigenvectors]).double()
-    gradient = operator.block.flat(objective.gradient()).double()
     inside = torch.linalg.qr(frame.T).Q.T @ gradient
     length = float(gradient.norm())
     share = float(inside.norm()) / length if length > 0 else float("nan")
