@@ -51,7 +51,7 @@ def test_the_demo_is_fifteen_runs() -> None:
 def test_the_experiments_are_these_in_this_order() -> None:
     assert list(EXPERIMENTS) == [
         "training_speed", "activations", "noisy_norm", "covariate_shift", "rescaling_control", "landscape",
-        "glorot_start", "lp_norms", "deep_linear", "theorems",
+        "glorot_start", "lp_norms", "deep_linear", "curvature", "theorems",
     ]  # fmt: skip
     assert all(experiment.name == name for name, experiment in EXPERIMENTS.items())
 

@@ -221,7 +221,10 @@ def test_the_rows_are_named_as_real_probes_name_them(kind: str, norm: str) -> No
     rounded = pl.col("step_size").round_sig_figs(9)
     missing = set(made.with_columns(rounded).select(keys).rows()) - set(real.with_columns(rounded).select(keys).rows())
     assert missing == set()
-    assert real.filter(pl.col("status").str.starts_with("failed")).is_empty()
+    failed = real.filter(pl.col("status").str.starts_with("failed"))
+    untracked = failed.filter(pl.col("status").str.contains("has tracked no batch"))  # running statistics at the start
+    assert set(untracked.select("step", "statistics").rows()) <= {(0, "running")}
+    assert failed.height == untracked.height
 
 
 def test_probes_of_all_kinds_that_are_planned_are_in_the_universe() -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from alidade.core.probes import (
     ActivationsProbe,
     CovariateShiftProbe,
+    CurvatureProbe,
     EvaluationProbe,
     LineProfileProbe,
     PlannedRun,
@@ -59,17 +60,23 @@ class Book:
 
     spec: RunSpec
     world: World
-    parts: list[tuple[str, str | None, float | None, Floats, Floats]] = field(default_factory=list)
+    parts: list[tuple[str, str | None, float | None, str, Floats, Floats]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         label = [*map(ord, self.spec.model_dump_json(include={"model", "optimizer", "data"}))]
         self.random = np.random.default_rng([self.spec.seed, *label])
 
     def add(
-        self, steps: Floats, quantity: str, values: Floats | float, layer: str | None = None, size: float | None = None
+        self,
+        steps: Floats,
+        quantity: str,
+        values: Floats | float,
+        layer: str | None = None,
+        size: float | None = None,
+        statistics: str = "none",
     ) -> None:
         value = np.broadcast_to(np.asarray(values, dtype=float), steps.shape)
-        self.parts.append((quantity, layer, size, steps, value))
+        self.parts.append((quantity, layer, size, statistics, steps, value))
 
     def level(self, table: Mapping[str, float], sign: float = 1.0) -> float:
         """exp of the norm's entry times the effect, and of what the seed adds."""
@@ -82,17 +89,22 @@ class Book:
         return np.exp(PROBE_NOISE * self.random.standard_normal(steps.shape))
 
     def frame(self) -> pl.DataFrame:
-        names, layers, sizes, steps, values = zip(*self.parts, strict=True)
+        names, layers, sizes, modes, steps, values = zip(*self.parts, strict=True)
         lengths = [len(part) for part in steps]
 
         def repeated(items: Sequence[object], name: str) -> pl.Series:
             each = pl.Series(name, items, dtype=SCHEMA[name])
             return each.gather(np.repeat(np.arange(len(lengths)), lengths))
 
-        columns = [repeated(names, "quantity"), repeated(layers, "layer"), repeated(sizes, "step_size")]
+        columns = [
+            repeated(names, "quantity"),
+            repeated(layers, "layer"),
+            repeated(sizes, "step_size"),
+            repeated(modes, "statistics"),
+        ]
         spec = self.spec
         constants = {
-            "run": spec.run_id, "seed": spec.seed, "unit": "1", "statistics": "none", "dtype": spec.dtype, "status": OK,
+            "run": spec.run_id, "seed": spec.seed, "unit": "1", "dtype": spec.dtype, "status": OK,
         }  # fmt: skip
         frame = pl.DataFrame(columns).with_columns(
             pl.Series("step", np.concatenate(steps).astype(np.int64)),
@@ -238,7 +250,24 @@ def _rescaling(book: Book, probe: RescalingProbe, steps: Floats) -> None:
             book.add(steps, f"{named}_relative_gradient_distance", scale_free * size, size=size)
 
 
+def _curvature(book: Book, probe: CurvatureProbe, steps: Floats) -> None:
+    """Outliers without a norm and under running statistics; a curvature that is the limit of the profiles', or not."""
+    norm, rate, effect = book.spec.model.norm, book.spec.optimizer.learning_rate, book.world.effect
+    for mode in ("none",) if norm == "none" else ("batch", "running"):
+        seed = SEED_NOISE * _balanced("l1", book.spec.seed) if mode == "running" else book.of_seed()
+        apart = np.exp(1 + 0.7 * effect * (mode != "batch") + seed)
+        edge = 2 * np.exp(0.5 * effect + book.of_seed()) * book.noise(steps)
+        if book.spec.model.kind == "deep_linear":
+            edge = (2.0 if effect == 1 else 0.5) * (1 + 0.01 * book.random.standard_normal(steps.shape))
+        book.add(steps, "top_eigenvalue", edge / rate, statistics=mode)
+        if probe.k > 1:
+            book.add(steps, f"eigenvalue_{probe.k}", edge / rate / apart * book.noise(steps), statistics=mode)
+        if "batch_sharpness" in probe.looks:
+            book.add(steps, "batch_sharpness", (2.0 if effect == 1 else 500.0) / rate, statistics=mode)
+
+
 MEASURES = {
+    CurvatureProbe: _curvature,
     EvaluationProbe: _evaluation,
     LineProfileProbe: _lines,
     ActivationsProbe: _activations,

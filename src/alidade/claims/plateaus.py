@@ -29,10 +29,10 @@ def edge_share(runs: Runs, run: str) -> float | None:
     stationary point there is no step to speak of. None with fewer than five such probes.
     """
     spec = runs.specs[run]
-    smallest = _smallest(runs, run, "directional_curvature")
+    smallest = smallest_resolved(runs, run, "directional_curvature")
     if smallest is None:
         return None
-    at = _profile(runs, run, "directional_curvature").filter(same_size(smallest))
+    at = profile_rows(runs, run, "directional_curvature").filter(same_size(smallest))
     if spec.model.kind == "deep_linear":
         at = at.filter(pl.col("step").is_in(_falling(runs, run)))
     return _share_at_the_edge(at["value"].to_list(), spec)
@@ -64,11 +64,11 @@ def saturation_log_ratio(runs: Runs, run: str) -> float | None:
     fewer than five. At the edge of stability the ratio is 1, in a saturation it is the ratio of the step sizes.
     """
     half = runs.specs[run].optimizer.learning_rate / 2
-    smallest = _smallest(runs, run, "effective_smoothness")
+    smallest = smallest_resolved(runs, run, "effective_smoothness")
     if smallest is None:
         return None
-    smoothness = _profile(runs, run, "effective_smoothness")
-    distance, norm = _profile(runs, run, "gradient_distance"), _profile(runs, run, "gradient_norm")
+    smoothness = profile_rows(runs, run, "effective_smoothness")
+    distance, norm = profile_rows(runs, run, "gradient_distance"), profile_rows(runs, run, "gradient_norm")
     table = (
         smoothness.filter(same_size(half)).select("step", large="value")
         .join(smoothness.filter(same_size(smallest)).select("step", small="value"), on="step")
@@ -87,11 +87,12 @@ def _measured(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
     return rows.with_columns(pl.col("step_size").round_sig_figs(9)).unique(["step", "step_size"]).sort("step")
 
 
-def _profile(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
+def profile_rows(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
+    """The ok rows of a quantity of the line profiles after the first tenth of the steps."""
     return _measured(runs, run, quantity).filter(pl.col("status") == OK)
 
 
-def _smallest(runs: Runs, run: str, quantity: str) -> float | None:
+def smallest_resolved(runs: Runs, run: str, quantity: str) -> float | None:
     """The smallest step size that most probes resolve: where only large values stand out, these would speak for all."""
     resolved = (pl.col("status") == OK).mean().alias("resolved")
     sizes = _measured(runs, run, quantity).filter(pl.col("step_size") > 0).group_by("step_size").agg(resolved)
@@ -100,7 +101,7 @@ def _smallest(runs: Runs, run: str, quantity: str) -> float | None:
 
 def _falling(runs: Runs, run: str) -> list[int]:
     """Probed steps whose loss is larger than that of the next probed step."""
-    at_start = _profile(runs, run, "loss").filter(pl.col("step_size") == 0)
+    at_start = profile_rows(runs, run, "loss").filter(pl.col("step_size") == 0)
     steps, losses = at_start["step"].to_list(), at_start["value"].to_list()
     pairs = zip(steps, losses, losses[1:], strict=False)
     return [step for step, now, then in pairs if now > 0 and then > 0 and log(now / then) > FALLS]

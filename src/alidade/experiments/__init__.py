@@ -7,6 +7,7 @@ from alidade.core.errors import CallError
 from alidade.experiments import (
     activations,
     covariate_shift,
+    curvature,
     deep_linear,
     glorot_start,
     landscape,
@@ -32,6 +33,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         glorot_start,
         lp_norms,
         deep_linear,
+        curvature,
         theorems,
     )
 }

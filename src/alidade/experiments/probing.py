@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from alidade.claims.quantities import RELATIVE_STEPS, paper_step_sizes
+from alidade.claims.spectra import CLASSES
 from alidade.core.probes import (
     ActivationsProbe,
     AnyProbe,
     CovariateShiftProbe,
+    CurvatureProbe,
     EvaluationProbe,
     LineProfileProbe,
     RescalingProbe,
@@ -28,6 +30,8 @@ QUICK_LAYERS = (2, 5, 8)
 #: Layers whose covariate shift the paper draws (Fig. 3).
 SHIFT_LAYERS, LINEAR_SHIFT_LAYERS = (5, 10), (9, 17)
 DEPTH = 25
+#: Steps between two looks at the Hessian of a VGG at quick scale.
+QUICK_TRACKING = 10
 
 
 def every(settings: Settings, network: AnyNetwork, times: int = 1) -> Every:
@@ -106,3 +110,19 @@ def rescaling(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
     """Line profiles of one function under different scales of its weights."""
     sizes = paper_step_sizes(network.learning_rate)
     return (RescalingProbe(step_sizes=sizes, schedule=every(settings, network, 5)),)
+
+
+def curvature(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
+    """The top eigenvalue and the curvature along the gradient, at steps that have line profiles, too."""
+    times = (
+        1 if isinstance(network, LinearNetwork) or settings.scale == "paper" else 10 // size_of(settings).probe_every
+    )
+    return (CurvatureProbe(schedule=every(settings, network, times)),)
+
+
+def spectrum(settings: Settings, network: AnyNetwork) -> tuple[AnyProbe, ...]:
+    """The largest eigenvalues, one per class, and the density, at the start and at thirds of the training."""
+    if isinstance(network, LinearNetwork):
+        return ()
+    thirds = Every(interval=size_of(settings).steps // 3)
+    return (CurvatureProbe(looks=("eigenvalues", "density"), k=CLASSES, density_steps=30, schedule=thirds),)

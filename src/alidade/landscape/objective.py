@@ -127,8 +127,7 @@ class Objective:
 
     def under(self, statistics: str | None) -> Objective:
         """The same objective with other ``statistics`` in its normalization layers; refused as at construction."""
-        for part in self.parts:
-            check_statistics(self.model, statistics, part.conditions.buffers)
+        check_statistics(self.model, statistics, self.parts[0].conditions.buffers)
         other = copy(self)
         other._declared = statistics
         return other

@@ -25,12 +25,17 @@ T = TypeVar("T")
 
 _PRECONDITIONED = "preconditioned"
 
+#: A mixture has some of both guesses, whatever the last probe said: either may be the better one this time.
+LEAST_SCOUT, MOST_SCOUT = 0.1, 10.0
+
 
 class SpectrumTracker:
     """A curvature probe along one run, with the eigenvectors that it found last.
 
-    From one probe to the next the top eigenvectors turn slowly, so a search that begins at the last ones ends after a
-    few products. Where they have turned away the row ``top_eigenvalue_lost`` is 1.
+    A search begins at the last eigenvector and the gradient, mixed as near as each came to the eigenvector the last
+    time. On one batch the eigenvector stays; from one mini-batch to the next it may well be another one, and the
+    gradient of that very batch is then the better guess. Where the eigenvectors have turned away the row
+    ``top_eigenvalue_lost`` is 1.
 
     >>> model = torch.nn.Linear(3, 1, bias=False).double()
     >>> objective = Objective(model, lambda model, x: (model(x) ** 4).sum(), torch.eye(3).double())
@@ -44,6 +49,7 @@ class SpectrumTracker:
     def __init__(self, probe: CurvatureProbe) -> None:
         self._probe = probe
         self._latest: dict[str, Sequence[Mapping[str, Tensor]]] = {}  # eigenvectors, by what they are of
+        self._scouts: dict[str, float] = {}  # how much better a guess the gradient was than the vector before
 
     def rows(
         self,
@@ -76,12 +82,13 @@ class SpectrumTracker:
         return found
 
     def state(self) -> dict[str, Any]:
-        """The eigenvectors, in plain dictionaries and tensors."""
-        return {name: [dict(vector) for vector in vectors] for name, vectors in self._latest.items()}
+        """The eigenvectors, in plain dictionaries, tensors and numbers."""
+        vectors = {name: [dict(vector) for vector in vectors] for name, vectors in self._latest.items()}
+        return {"vectors": vectors, "scouts": dict(self._scouts)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
-        self._latest = dict(state)
+        self._latest, self._scouts = dict(state["vectors"]), dict(state["scouts"])
 
     def _looks(
         self, step: int, objective: Objective, update: Tensors | None, optimizer: torch.optim.Optimizer | None
@@ -106,11 +113,14 @@ class SpectrumTracker:
 
     def _eigenvalues(self, step: int, operator: CurvatureOperator, prefix: str) -> Iterator[Row]:
         probe, name = self._probe, f"{operator.provenance.statistics}"
+        start = self._latest.get(name)
         top = top_eigenvalues(
-            operator, min(probe.k, operator.dimension), probe.which, probe.rtol, probe.max_matvecs,
-            self._latest.get(name), seed=step,
+            operator, min(probe.k, operator.dimension), probe.which, probe.rtol, probe.max_matvecs, start,
+            seed=step, scout=self._scouts.get(name, 1.0),
         )  # fmt: skip
-        self._remember(name, top)
+        if start:
+            self._scouts[name] = _scout(operator, top, start[0])
+        self._latest[name] = top.eigenvectors  # also what is not converged yet: the next search goes on from there
         end = "" if probe.which == "largest" else f"{probe.which}_"
         yield from top.rows(step, prefix + end)
         if "gradient_overlap" in probe.looks:
@@ -120,12 +130,18 @@ class SpectrumTracker:
         probe, name = self._probe, f"{_PRECONDITIONED} {objective.statistics}"
         k, start = min(probe.k, CurvatureOperator(objective).dimension), self._latest.get(name)
         top = preconditioned_sharpness(objective, optimizer, k, probe.rtol, probe.max_matvecs, start)
-        self._remember(name, top)
+        self._latest[name] = top.eigenvectors
         yield from top.rows(step)
 
-    def _remember(self, name: str, top: TopEigenvalues) -> None:
-        """Also what is not converged yet: the next search goes on from there."""
-        self._latest[name] = top.eigenvectors
+
+def _scout(operator: CurvatureOperator, top: TopEigenvalues, before: Mapping[str, Tensor]) -> float:
+    """The gradient's cosine with the eigenvector over that of the vector from before, within reason."""
+    found, gradient = operator.block.flat(top.eigenvectors[0]), operator.gradient()
+    if gradient is None:
+        return 1.0
+    guesses = [gradient, operator.block.checked(before)]
+    near = [float(torch.nn.functional.cosine_similarity(guess, found, dim=0).abs()) for guess in guesses]
+    return float(min(max(near[0] / max(near[1], 1e-3), LEAST_SCOUT), MOST_SCOUT))
 
 
 def _overlap(step: int, operator: CurvatureOperator, top: TopEigenvalues, prefix: str) -> Iterator[Row]:

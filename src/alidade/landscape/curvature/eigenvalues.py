@@ -36,6 +36,7 @@ def top_eigenvalues(
     names: Sequence[str] | None = None,
     matrix: Matrix = "hessian",
     seed: int = 0,
+    scout: float = SCOUT_SHARE,
 ) -> TopEigenvalues:
     r"""The k largest or smallest eigenvalues of the Hessian, to a true residual.
 
@@ -61,6 +62,7 @@ def top_eigenvalues(
         names: parameters or modules whose diagonal block it is; None is the whole Hessian.
         matrix: "hessian" or "gauss_newton".
         seed: of the random direction; the global random state is not used.
+        scout: share of gradient and random direction in the first vector of a warm start, beside the given one's 1.
 
     Raises:
         CallError: k not between 1 and the dimension, an unknown ``which``, a tolerance that is not above 0, too few
@@ -84,7 +86,7 @@ def top_eigenvalues(
     given = _given(operator, start)
     before = operator.matvecs
     search = Lanczos(operator, k, which, seed)
-    pairs = search.run(_first(search, operator, given), rtol, before + max_matvecs)
+    pairs = search.run(_first(search, operator, given, scout), rtol, before + max_matvecs)
     return TopEigenvalues(
         eigenvalues=pairs.values,
         residuals=pairs.residuals,
@@ -119,7 +121,7 @@ def _given(operator: SymmetricOperator, start: Sequence[Mapping[str, Tensor]] | 
     return [operator.block.checked(v) for v in vectors]
 
 
-def _first(search: Lanczos, operator: SymmetricOperator, given: list[Tensor]) -> list[Tensor]:
+def _first(search: Lanczos, operator: SymmetricOperator, given: list[Tensor], share: float) -> list[Tensor]:
     """Where the search begins: gradient and random direction; or what was given, with a little of these mixed in.
 
     An eigenvector that is no longer the top one has a residual of 0 by itself, and a search there would end at once.
@@ -130,8 +132,9 @@ def _first(search: Lanczos, operator: SymmetricOperator, given: list[Tensor]) ->
         scout = scout + gradient / length
     if not given:
         return [scout]
-    scout = SCOUT_SHARE * torch.linalg.vector_norm(given[0]) * scout / torch.linalg.vector_norm(scout)
-    return [given[0] + scout, *given[1:]]
+    scout = share * torch.linalg.vector_norm(given[0]) * scout / torch.linalg.vector_norm(scout)
+    # Whichever sign: of two guesses at one direction those halves are added that point the same way.
+    return [given[0] + (scout if float(scout @ given[0]) >= 0 else -scout), *given[1:]]
 
 
 def _lost(pairs: Pairs, given: list[Tensor]) -> bool:
