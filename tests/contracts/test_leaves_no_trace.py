@@ -130,7 +130,7 @@ PROBES: dict[str, Callable[[Objective], object]] = {
     "spherical": _or_refused(lambda objective: spherical_sharpness(objective, max_matvecs=6)),
     "surface": lambda objective: loss_surface(objective, points=2, normalize="raw"),
     "interpolation": _interpolation,
-    "curvature": _or_refused(
+    "tracked curvature": _or_refused(
         lambda o: SpectrumTracker(
             CurvatureProbe(looks=("eigenvalues", "batch_sharpness", "trace"), statistics=("own", "batch", "running"))
         ).rows(0, o)

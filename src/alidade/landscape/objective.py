@@ -32,6 +32,7 @@ from alidade.landscape.statistics import check_statistics, describe_statistics, 
 from alidade.landscape.weight_norm import PlainWeightNorm
 
 T = TypeVar("T")
+Work = Callable[[nn.Module, Part, Tensors], T]  # with a model, a (micro-)batch and the leaves to differentiate at
 
 
 class Objective:
@@ -251,12 +252,7 @@ class Objective:
             raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
         return loss
 
-    def _each(
-        self,
-        at: Mapping[str, Tensor] | None,
-        work: Callable[[nn.Module, Part, Tensors], T],
-        differentiate: bool = False,
-    ) -> list[T]:
+    def _each(self, at: Mapping[str, Tensor] | None, work: Work[T], differentiate: bool = False) -> list[T]:
         def evaluated(graphs: bool) -> list[T]:
             with torch.inference_mode(False):
                 # Clones: a forward pass may write to its parameters (an embedding with max_norm does), and these are
@@ -269,13 +265,7 @@ class Objective:
         found, self.takes_gradients = graphs_if_needed(evaluated)
         return found
 
-    def _at(
-        self,
-        point: Mapping[str, Tensor],
-        part: Part,
-        work: Callable[[nn.Module, Part, Tensors], T],
-        differentiate: bool,
-    ) -> T:
+    def _at(self, point: Mapping[str, Tensor], part: Part, work: Work[T], differentiate: bool) -> T:
         with torch.set_grad_enabled(differentiate):
             # Parameters that ask for gradients, also where none are taken: torch and users' code choose by that.
             leaves: Tensors = {name: nn.Parameter(tensor.detach()) for name, tensor in point.items()}
