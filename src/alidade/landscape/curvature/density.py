@@ -58,8 +58,8 @@ def spectral_density(
         RefusedError: a loss or product that is not finite; an operator that is not symmetric; an objective that is not
             deterministic.
 
-    Cost: one forward and backward pass, then about 0.9 of them (kept graph) per step and probe vector. Memory:
-    ``steps`` vectors.
+    Cost: two forward and backward passes, then about two per step and probe vector (kept graph). Memory: ``steps``
+    vectors.
 
     >>> from torch import nn
     >>> model = nn.Linear(3, 1, bias=False).double()

@@ -33,7 +33,7 @@ def directional_curvature(
         CallError: a direction of the wrong names or shapes.
         RefusedError: a loss or product that is not finite; an objective that is not deterministic.
 
-    Along v = 0 it is NaN, "undefined". Cost: one product, two forward and backward passes.
+    Along v = 0 it is NaN, "undefined". Cost: one product, about four forward and backward passes.
 
     >>> from torch import nn
     >>> model = nn.Linear(2, 1, bias=False).double()
@@ -57,8 +57,8 @@ def batch_sharpness(objective: Objective | CurvatureOperator) -> Curvature:
     Raises:
         RefusedError: a loss or product that is not finite; an objective that is not deterministic.
 
-    NaN, "undefined", where the gradient is 0. Cost: one product, two forward and backward passes; with an operator
-    whose graph is kept, one backward pass.
+    NaN, "undefined", where the gradient is 0. Cost: one product, about four forward and backward passes; with an
+    operator whose graph is kept, two.
 
     >>> from torch import nn
     >>> model = nn.Linear(2, 1, bias=False).double()

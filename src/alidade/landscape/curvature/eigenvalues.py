@@ -70,7 +70,7 @@ def top_eigenvalues(
         RefusedError: a loss or product that is not finite; an operator that is not symmetric; an objective that is not
             deterministic.
 
-    Cost: one forward and backward pass, then about 0.9 of them (kept graph) per product: some 5 to 15 products for
+    Cost: two forward and backward passes, then about two per product (kept graph): some 5 to 15 products for
     k = 1 at rtol 1e-3. Memory: twice as many vectors as the basis, 1 GiB at most beside k + 8 of them; and the graph.
 
     >>> from torch import nn

@@ -60,7 +60,7 @@ def hessian_trace(
         RefusedError: a loss or product that is not finite; an operator that is not symmetric; an objective that is not
             deterministic.
 
-    Cost: one forward and backward pass, then about 0.9 of them (kept graph) per product. Memory: some 30 vectors.
+    Cost: two forward and backward passes, then about two per product (kept graph). Memory: some 30 vectors.
 
     >>> from torch import nn
     >>> model = nn.Linear(3, 1, bias=False).double()
