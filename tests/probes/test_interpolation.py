@@ -221,3 +221,52 @@ def test_what_would_mean_nothing_is_refused() -> None:
     count = iter(range(100))
     with pytest.raises(RefusedError, match="expected the same loss twice"):
         interpolate(_Point(), lambda m, b: _loss(m, b) + next(count), None, _state(1, 1), _state(0, 1), points=2)
+
+
+def _calls() -> tuple[list[int], Any]:
+    """A loss that counts its calls, and raises in the one that is asked for."""
+    calls: list[int] = []
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        calls.append(1)
+        if batch is not None and len(calls) == batch["fails at"]:
+            raise KeyboardInterrupt
+        return _loss(model, None)
+
+    return calls, loss
+
+
+def test_an_interrupted_line_goes_on_where_it_stopped(tmp_path: Any) -> None:
+    ends = _state(1, 0, 2), _state(-1, 2, 0)
+    expected = interpolate(_Point(), _loss, None, *ends, points=9).losses
+    _, loss = _calls()
+    file = tmp_path / "line.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        interpolate(_Point(), loss, {"fails at": 6}, *ends, points=9, out=file)
+    again, loss = _calls()
+    seen: list[tuple[int, int]] = []
+    line = interpolate(
+        _Point(), loss, {"fails at": 0}, *ends, points=9, out=file, progress=lambda *now: seen.append(now)
+    )
+    assert np.array_equal(line.losses, expected)
+    assert len(again) == 1 + 9 - 4  # of the first 6 calls one was the check, and one failed
+    assert seen == [(done, 9) for done in range(1, 10)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"points": 5}, {"buffers": "second"}, {"second": _state(0, 0)}, {"loss_fn": lambda m, b: 2 * _loss(m, b)}],
+)
+def test_a_file_of_another_line_is_refused(tmp_path: Any, changed: dict[str, Any]) -> None:
+    options: dict[str, Any] = {
+        "loss_fn": _loss, "batch": None, "first": _state(1, 0), "second": _state(-1, 2), "points": 3,
+        "out": tmp_path / "line.jsonl",
+    }  # fmt: skip
+    interpolate(_Point(), **options)
+    with pytest.raises(CallError, match="name a new file"):
+        interpolate(_Point(), **options | changed)
+
+
+def test_progress_must_be_a_function() -> None:
+    with pytest.raises(CallError, match="progress: expected a function"):
+        interpolate(_Point(), _loss, None, _state(1, 0), _state(-1, 2), progress=3)

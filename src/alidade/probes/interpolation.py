@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from itertools import count
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +27,11 @@ from alidade.landscape.objective import Objective
 from alidade.landscape.planes import dot
 from alidade.landscape.states import matched_state
 from alidade.landscape.statistics import MODES, check_statistics, describe_statistics, switch_statistics
+from alidade.probes.recorded import Recorded, digest_of, recorded
 
 Tensors = dict[str, Tensor]
+
+Progress = Callable[[int, int], object]
 
 _BUFFERS = ("interpolated", "first", "second")
 
@@ -45,6 +48,8 @@ def interpolate(
     *,
     recompute: Iterable[Any] | None = None,
     buffers: str = "interpolated",
+    out: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Interpolation:
     r"""Losses at :math:`(1 - t) \theta_1 + t \theta_2` for t from 0 to 1 (Goodfellow et al. 2015).
 
@@ -68,11 +73,16 @@ def interpolate(
         statistics: as for :class:`~alidade.Objective`: None, "batch" or "running".
         recompute: batches as ``loss_fn`` takes them; None leaves the running statistics as ``buffers`` says.
         buffers: "interpolated" (those of whole numbers come from ``first``), "first" or "second".
+        out: a file that takes each loss as soon as it is measured. The same call with the same file goes on where an
+            earlier one was interrupted or killed, with the same numbers.
+        progress: called as ``progress(done, total)`` for each point; it must not touch the model.
 
     Raises:
         CallError: state dictionaries that do not match the model, an unknown name, too few points, running
-            statistics that no batch has moved, ``recompute`` where nothing uses running statistics.
+            statistics that no batch has moved, ``recompute`` where nothing uses running statistics; a file of another
+            measurement.
         RefusedError: the loss is not a function of the parameters, or a layer's statistics cannot start anew.
+        WorkError: the file cannot be written.
 
     Cost: K + 1 forward passes, and K + 1 for each batch to recompute from. Memory: one copy of the
     parameters and of the batches.
@@ -89,16 +99,21 @@ def interpolate(
     check_model(inner)
     check_batch(batch)
     _check_names(points, statistics, buffers)
+    if progress is not None and not callable(progress):
+        raise CallError(f"progress: expected a function of (done, total), got {brief(progress)}")
     ends = matched_state(inner, first, "first"), matched_state(inner, second, "second")
     part, batches = Part(batch, conditions_now(inner)), _supplies(recompute)
     run = _Run(inner, as_loss_function(loss_fn), part, statistics, batches, Isolation(inner), ends, buffers)
     fractions = np.linspace(0.0, 1.0, int(points))
-    (used, once, *losses), _ = graphs_if_needed(partial(run.along, fractions))
     objective = Objective.of_parts(inner, loss_fn, [part], check_deterministic=False)
-    require_same(once, losses[0], objective.dtype)
+    (once, used), graphs = graphs_if_needed(run.first)
+    about = {} if out is None else run.about(fractions, objective)
+    with recorded(out, about, ("t = 0", float(once)), objective.dtype) as known:
+        run.along(fractions, graphs, known, progress)
+    require_same(once, once.new_tensor(known.losses[0]), objective.dtype)
     return Interpolation(
         fractions=fractions,
-        losses=np.array([float(loss) for loss in losses]),
+        losses=np.array([known.losses[index] for index in range(len(fractions))]),
         distance=run.distance(),
         buffers=buffers,
         recomputed_batches=len(batches),
@@ -149,11 +164,27 @@ class _Run(NamedTuple):
             found: tuple[Tensor, Statistics] = call_at(self.model, leaves, self._loss, mixed, places)
             return found
 
-    def along(self, fractions: Floats, graphs: bool) -> list[Any]:
-        """The statistics used, the loss at the first point, and the losses at all of them."""
+    def first(self, graphs: bool) -> tuple[Tensor, Statistics]:
+        """The loss at t = 0, and which statistics it used."""
+        with torch.set_grad_enabled(graphs):
+            return self.at(0.0)
+
+    def along(self, fractions: Floats, graphs: bool, known: Recorded, progress: Progress | None) -> None:
+        """Measure what is not known yet."""
         with self.isolation.held(self.part.conditions.randomness), torch.set_grad_enabled(graphs):
-            once, used = self.at(float(fractions[0]))
-            return [used, once, *(self.at(float(t))[0] for t in fractions)]
+            for index, t in enumerate(fractions):
+                if index not in known.losses:
+                    known.keep(index, float(self.at(float(t))[0]))
+                if progress is not None:
+                    progress(index + 1, len(fractions))
+
+    def about(self, fractions: Floats, objective: Objective) -> dict[str, Any]:
+        """What tells one line from another, but for the batches: these show in the loss at its start."""
+        return {
+            "measurement": "interpolation", "format": 1, "digest": digest_of([fractions], *self.ends),
+            "buffers": self.buffers, "statistics": self.statistics, "recompute": len(self.batches),
+            "dtype": objective.dtype, "batch_size": objective.batch_size,
+        }  # fmt: skip
 
     def distance(self) -> float:
         """Norm of the difference of all parameters."""

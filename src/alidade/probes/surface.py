@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -28,14 +25,12 @@ from alidade.landscape.planes import (
     trainable,
 )
 from alidade.landscape.sweep import Sweep
-from alidade.probes.journal import Journal
+from alidade.probes.recorded import Recorded, digest_of, recorded
 
 Tensors = dict[str, Tensor]
 
 #: Room around a trajectory, as a part of its width.
 MARGIN = 0.2
-#: Two evaluations at the same point may differ by this many roundings.
-_ROUNDINGS = 1e2
 
 
 @torch.inference_mode(mode=False)
@@ -111,10 +106,8 @@ def loss_surface(
     moved = objective.moved_to(plane.origin)
     with moved.repeated():
         loss = float(moved.value())
-        journal = None if out is None else Journal(out, _about(moved, plane, x, y, states))
-        known = _Known({} if journal is None else _read(journal, moved, loss), journal)
-        with nullcontext() if journal is None else journal.writing():
-            known.keep(_AT_ORIGIN, loss)
+        about = {} if out is None else _about(moved, plane, x, y, states)
+        with recorded(out, about, ("the origin", loss), moved.dtype) as known:
             losses = _on_grid(known, Sweep(moved, plane), x, y, progress)
             at_states = _at_states(known, moved, states, losses.size)
     return LossSurface(
@@ -210,26 +203,8 @@ def _box(around: Floats) -> list[tuple[float, float]]:
     return [(float(a - MARGIN * (b - a)), float(b + MARGIN * (b - a))) for a, b in zip(low, high, strict=True)]
 
 
-#: The loss at the origin in the file, by which it shows that it belongs to the same batch.
-_AT_ORIGIN = -1
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Losses by index: those of the file, and those that are added to it."""
-
-    losses: dict[int, float]
-    journal: Journal | None
-
-    def keep(self, index: int, loss: float) -> None:
-        if index not in self.losses:
-            self.losses[index] = loss
-            if self.journal is not None:
-                self.journal.record(index, loss)
-
-
 def _on_grid(
-    known: _Known, sweep: Sweep, x: Floats, y: Floats, progress: Callable[[int, int], object] | None
+    known: Recorded, sweep: Sweep, x: Floats, y: Floats, progress: Callable[[int, int], object] | None
 ) -> Floats:
     """The losses on the grid, row by row."""
     losses = np.empty((len(x), len(y)))
@@ -245,7 +220,7 @@ def _on_grid(
     return losses
 
 
-def _at_states(known: _Known, moved: Objective, states: list[Tensors], first: int) -> Floats:
+def _at_states(known: Recorded, moved: Objective, states: list[Tensors], first: int) -> Floats:
     """The losses at the states, whose indices begin with ``first``."""
     for index, state in enumerate(states, first):
         if index not in known.losses:
@@ -260,27 +235,8 @@ def _cloned(state: Tensors) -> Tensors:
 
 def _about(moved: Objective, plane: Plane, x: Floats, y: Floats, states: list[Tensors]) -> dict[str, Any]:
     """What tells one surface from another, but for the batch: that shows in the loss at the origin."""
-    digest = hashlib.sha256(x.tobytes() + y.tobytes())
-    for tensors in (plane.origin, plane.first, plane.second, *states):
-        for name, value in tensors.items():
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest = digest_of((x, y), plane.origin, plane.first, plane.second, *states)
     return {
-        "measurement": "loss_surface", "format": 1, "points": [len(x), len(y)], "digest": digest.hexdigest(),
+        "measurement": "loss_surface", "format": 1, "points": [len(x), len(y)], "digest": digest,
         "statistics": moved.statistics, "dtype": moved.dtype, "batch_size": moved.batch_size,
     }  # fmt: skip
-
-
-def _read(journal: Journal, moved: Objective, loss: float) -> dict[int, float]:
-    """What the file holds, if its objective had the same loss at the origin."""
-    known = journal.read()
-    then = known.get(_AT_ORIGIN)
-    if then is None:
-        return {}
-    tolerance = _ROUNDINGS * torch.finfo(getattr(torch, moved.dtype, torch.float32)).eps
-    if not np.isclose(loss, then, rtol=tolerance, atol=0, equal_nan=True):
-        raise CallError(
-            f"out: expected the file of this objective, whose loss at the origin is {loss!r}, got one with {then!r}; "
-            "the batch, buffers or random numbers differ: name a new file"
-        )
-    return known
