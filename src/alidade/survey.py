@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from numbers import Real
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,18 +16,18 @@ from alidade.core.errors import CallError, WorkError, brief
 from alidade.core.probes import AnyProbe, probes_named
 from alidade.core.records import Recorder, Row
 from alidade.core.schedule import Schedule, schedule_of
+from alidade.core.spec import SurveySpec
 from alidade.landscape.arguments import check_model
-from alidade.landscape.batches import Supply
-from alidade.landscape.conditions import AutocastState, Part
 from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import as_loss_function
-from alidade.landscape.objective import Objective
+from alidade.landscape.parallelism import spread_of
+from alidade.landscape.ranks import Ranks
+from alidade.probes.agreement import require_alike
+from alidade.probes.announced import Announced
 from alidade.probes.budget import SURROUNDINGS, Budget
-from alidade.probes.environment import describe_training, environment
+from alidade.probes.environment import describe_processes, describe_training, environment
 from alidade.probes.hooks import (
-    ForwardWatch,
-    autocast_of_the_caller,
     hookable,
     learning_rates,
     refuse_inside_backward,
@@ -36,22 +36,14 @@ from alidade.probes.hooks import (
     was_skipped,
 )
 from alidade.probes.memory import reason_of
+from alidade.probes.moment import Moment
 from alidade.probes.recorders import Fan, recorders_of
-from alidade.probes.session import TIMING, Moment, Session
-from alidade.store.live import LiveRun, folder_of
+from alidade.probes.session import TIMING, Session
+from alidade.store.live import LiveRun, SilentRun, folder_of
 
 #: What a survey measures unless told otherwise.
 DEFAULT_PROBES = ("update_profile", "relative_profile", "layer_scalars")
 _STATE_FORMAT = 1
-
-
-@dataclass
-class _Pending:
-    """A micro-batch that was announced for the next optimizer step."""
-
-    supply: Supply
-    weight: float | None
-    watch: ForwardWatch
 
 
 class Survey:
@@ -62,6 +54,9 @@ class Survey:
     :math:`\theta_t` before the step, on the step's data, under the random numbers, autocast and modes of its real
     forward pass; the optimizer's update is :math:`\theta_t - \theta_{t+1}`, so step size 1 along it is the step
     really taken. Probes never read ``.grad``.
+
+    Under DistributedDataParallel every process makes a survey and calls it alike; the numbers are those of the mean of
+    all losses, the first process decides what the budget allows, and it alone writes.
 
     Args:
         model: any module, also compiled or wrapped.
@@ -81,7 +76,7 @@ class Survey:
 
     Raises:
         CallError: an optimizer over other parameters, a folder that is not empty, an unknown probe, a model
-            without trainable parameters, a config that is not JSON.
+            without trainable parameters, a config that is not JSON, processes that ask for different probes.
 
     Cost: nothing but two empty hook calls on a step that is not probed; on one that is, a copy of the parameters
     and the passes of its probes.
@@ -120,18 +115,20 @@ class Survey:
         wanted = probes_named(DEFAULT_PROBES if probes is None else probes, schedule_of(schedule))
         bucket, others, folder = Budget(budget), recorders_of(recorders), folder_of(out)
         spec = describe_training(model, self._optimizer, config, str(name or folder.name))
-        self._run = spec.run_id
-        self._live = LiveRun(folder, spec, environment(next(model.parameters()).device.type))
-        self._recorder = Fan(self._live, others)
-        self._session = Session(wanted, self._recorder, bucket)
+        where = {**environment(next(model.parameters()).device.type), **describe_processes(model)}
+        self._ranks = spread_of(model).ranks
+        require_alike(self._ranks, "probes, budget", ([probe.probe_id for probe in wanted], bucket.limited))
+        self._run, self._live = _run_of(self._ranks, folder, spec, where)
+        self._recorder = Fan(self._live, others if self._ranks.index == 0 else ())
+        self._session = Session(wanted, self._recorder, bucket, self._ranks)
+        self._session.look_ahead(0)
         self.step = 0  # optimizer steps seen
         self._around = 0.0  # seconds spent around the probes of this step
         self._announced = False  # whether the data of the next step are known
         self._chosen: list[str] = []  # probes that this step is to have
-        self._pending: list[_Pending] = []
+        self._data = Announced(model, self._loss_fn)
         self._start: Tensors | None = None
         self._obstacle = ""  # why the start of this step could not be kept
-        self._autocast: tuple[AutocastState, ...] | None = None
         self._began = self._checked = self._closed = False
         self._handles = [
             self._optimizer.register_step_pre_hook(self._before_step),
@@ -160,7 +157,7 @@ class Survey:
             self._announced, self._chosen = True, self._session.due(self.step)
         if self._chosen:
             began = time.perf_counter()
-            self._pending.append(_Pending(Supply(batch), weight, ForwardWatch(self._model)))
+            self._data.add(batch, weight)
             self._around += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
@@ -190,9 +187,10 @@ class Survey:
                 f"state: expected that of run {self._run}, got that of {state['run']}; "
                 "give the survey the same name, config, model and optimizer as before"
             )
-        self._live.resume(state["step"])
+        self._ranks.agreed(lambda: self._live.resume(state["step"]))
         self._session.load(state)
         self.step = state["step"]
+        self._session.look_ahead(self.step)
 
     @property
     def overhead(self) -> float:
@@ -240,18 +238,19 @@ class Survey:
             self._around += time.perf_counter() - began
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        skipped = was_skipped(optimizer) if self._chosen else False
+        skipped = any(self._ranks.gathered(lambda: was_skipped(optimizer))) if self._chosen else False
         try:
             if self._chosen and not skipped:
                 self._measure()
         finally:  # also by Ctrl-C, after which a notebook may well go on
             self._drop()
             self.step += not skipped
+        self._session.look_ahead(self.step)
 
     def _measure(self) -> None:
         began, before = time.perf_counter(), self._session.budget.spent
         try:
-            moment = self._moment()
+            moment = self._ranks.phase(self._moment)
         except Exception as error:  # the training must go on, whatever the loss function does
             self._session.fail(self.step, self._chosen, reason_of(error))
             return
@@ -263,38 +262,23 @@ class Survey:
     def _moment(self) -> Moment:
         if self._obstacle:
             raise WorkError(self._obstacle)
-        if not self._pending:
-            raise CallError("no data were announced for this step; call survey.observe(batch) before its forward pass")
-        for pending in self._pending:
-            pending.watch.stop()
         now = trainable(self._model)
         start = self._start or now
         update = {name: start[name] - now[name] for name in start}
         rates = learning_rates(self._optimizer, self._model)
-        parts, optimizer = self._parts(start), self._optimizer
+        parts, optimizer = self._data.parts(start), self._optimizer
         return Moment(self.step, self._model, self._loss_fn, parts, start, update, rates, optimizer=optimizer)
 
-    def _parts(self, start: Tensors) -> list[Part]:
-        batches = [pending.supply.as_announced() for pending in self._pending]
-        if self._autocast is None:
-            watch, model, loss_fn = self._pending[0].watch, self._model, self._loss_fn
-            self._autocast = autocast_of_the_caller(
-                watch,
-                model,
-                lambda conditions: Objective.of_parts(
-                    model, loss_fn, [Part(batches[0], conditions)], start, check_deterministic=False
-                ).value(),
-            )
-        default = 1.0 / len(self._pending)
-        return [
-            Part(batch, p.watch.conditions(self._autocast), default if p.weight is None else float(p.weight))
-            for batch, p in zip(batches, self._pending, strict=True)
-        ]
-
     def _drop(self) -> None:
-        for pending in self._pending:
-            pending.watch.stop()
+        self._data.drop()
         if self._around:
             self._session.budget.charge(SURROUNDINGS, self._around)
             self._around = 0.0
-        self._pending, self._chosen, self._start, self._obstacle, self._announced = [], [], None, "", False
+        self._chosen, self._start, self._obstacle, self._announced = [], None, "", False
+
+
+def _run_of(ranks: Ranks, folder: Path, spec: SurveySpec, where: Mapping[str, Any]) -> tuple[str, LiveRun | SilentRun]:
+    """The id of the run, and who writes it: the first process."""
+    own = ranks.agreed(lambda: LiveRun(folder, spec, where) if ranks.index == 0 else None)
+    run, ready = ranks.gathered(lambda: (spec.run_id, own is not None and own.ready))[0]
+    return run, own or SilentRun(folder, ready)

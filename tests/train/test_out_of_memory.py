@@ -16,7 +16,7 @@ from alidade.core.schedule import Every
 from alidade.core.spec import DataSpec, DeepLinearSpec, OptimizerSpec
 from alidade.data import load
 from alidade.probes import memory, session
-from alidade.probes.session import Moment
+from alidade.probes.moment import Moment
 from alidade.store import Segments
 from alidade.sweeps.worker import Job, perform
 from alidade.train import loop
@@ -52,7 +52,7 @@ def test_in_a_probe_it_is_recorded_and_training_goes_on(
     released: list[int] = []
 
     def starving(probe: LayerScalarsProbe, moment: Moment) -> Any:
-        return moment.objective.inspect(work)
+        return moment.objective.inspect(lambda model, batch: work(model))
 
     expected = Segments()
     undisturbed = train(SPEC, DIGITS, (LINE,), expected)

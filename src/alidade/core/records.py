@@ -66,6 +66,7 @@ class Provenance:
     seed: int | None = None
     coordinates: Literal["raw", "relative"] = "raw"
     direction: str = "gradient"
+    ranks: int = 1  # processes whose losses are averaged, each on a batch and with batch statistics of its own
 
 
 def _no_values() -> Floats:

@@ -27,6 +27,12 @@ T = TypeVar("T")
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The network inside DataParallel, DistributedDataParallel and ``torch.compile`` wrappers."""
+    *_, inner = wrappings(model)
+    return inner
+
+
+def wrappings(model: nn.Module) -> Iterator[nn.Module]:
+    """The model, what it wraps, and so on to the network itself."""
     if not isinstance(model, nn.Module):
         raise CallError(f"model: expected a torch.nn.Module, got {brief(model)}")
     while True:
@@ -35,8 +41,9 @@ def unwrap(model: nn.Module) -> nn.Module:
         inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
+        yield model
         if inner is None:
-            return model
+            return
         model = inner
 
 

@@ -19,7 +19,9 @@ from alidade.landscape.isolation import call_at, isolated
 from alidade.landscape.layers import Layers, layers_seen
 from alidade.landscape.loss import LossFunction, as_scalar
 from alidade.landscape.prefix import PrefixCache
+from alidade.landscape.ranks import ALONE, Ranks
 from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
+from alidade.landscape.synchronized import synchronize
 from alidade.landscape.watch import Watch
 
 Tensors = dict[str, Tensor]
@@ -56,8 +58,10 @@ class Mixtures:
         part: Part,
         states: tuple[Tensors, Tensors],
         statistics: str | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model, self._loss_fn, self._part = model, loss_fn, part
+        self._ranks = ranks
         self._before, self._after = states
         self._declared = statistics
         self._through_backward = False  # reentrant checkpointing refuses autograd.grad
@@ -188,6 +192,7 @@ class Mixtures:
             }
             with isolated(model, conditions.randomness), self._part.replayed(model), _one_attention():
                 switch_statistics(model, self._declared)
+                synchronize(model, self._ranks)
                 buffers = {**(conditions.buffers or {}), **mixed}
                 return call_at(model, leaves, lambda model: work(model, leaves), buffers)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alidade.core.errors import CallError
-from alidade.core.records import Statistics
+from alidade.core.records import Provenance, Statistics
 from alidade.landscape.arguments import check_model, check_tensors
 from alidade.landscape.batches import batch_length, check_batch
 from alidade.landscape.conditions import Part, conditions_now, precision
@@ -26,13 +26,17 @@ from alidade.landscape.differentiation import (
     summed,
     summed_by_name,
 )
-from alidade.landscape.isolation import Isolation, call_at, unwrap
+from alidade.landscape.evaluations import Evaluations, Run
+from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
-from alidade.landscape.statistics import check_statistics, describe_statistics, switch_statistics
+from alidade.landscape.parallelism import Spread, spread_of
+from alidade.landscape.ranks import Ranks, mean_by_name, require_one_process
+from alidade.landscape.statistics import check_statistics, describe_statistics
 from alidade.landscape.weight_norm import PlainWeightNorm
 
 T = TypeVar("T")
 Work = Callable[[nn.Module, Part, Tensors], T]  # with a model, a (micro-)batch and the leaves to differentiate at
+_LOSS = ""  # beside the names of parameters
 
 
 class Objective:
@@ -44,6 +48,9 @@ class Objective:
     parameters are not even moved, the model is evaluated at other tensors
     (:mod:`alidade.landscape.isolation`).
 
+    Under DistributedDataParallel it is the mean of the losses of all processes, each on its own batch, as the training
+    averages gradients; every process makes the same calls and gets the same numbers, bit by bit.
+
     Args:
         model: any module; wrappers of data parallelism and compilation are looked through.
         loss_fn: ``loss_fn(model, batch)`` returns a scalar Tensor; or a pair ``(forward, criterion)`` with
@@ -53,11 +60,13 @@ class Objective:
             layers that keep running statistics, and never dropout.
         check_deterministic: evaluate the loss twice before the first result and refuse if it differs
             (costs one forward pass, once).
+        ranks: the processes to take means over; None: those of the model's wrapper.
 
     Raises:
         CallError: no trainable parameter, an unknown ``statistics``, running statistics that no batch has moved,
             a loss that is not a scalar or does not depend on the parameters.
-        RefusedError: the loss is not a function of the parameters: two evaluations differ.
+        RefusedError: the loss is not a function of the parameters: two evaluations differ; another process failed;
+            the model is spread over processes in a way that is not supported.
 
     Cost: ``value`` one forward pass, ``gradient`` one forward and backward, ``hvp`` about two of each.
 
@@ -78,9 +87,10 @@ class Objective:
         statistics: str | None = None,
         *,
         check_deterministic: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
-        inner = unwrap(model)
-        self._build(inner, loss_fn, (Part(batch, conditions_now(inner)),), statistics, check_deterministic)
+        part = Part(batch, conditions_now(unwrap(model)))
+        self._build(model, loss_fn, [part], statistics, check_deterministic, ranks)
 
     @classmethod
     def of_parts(
@@ -97,27 +107,30 @@ class Objective:
         ``at``: where the objective stands instead of at the live parameters, by public name.
         """
         objective = cls.__new__(cls)
-        objective._build(unwrap(model), loss_fn, tuple(parts), None, check_deterministic)
+        objective._build(model, loss_fn, parts, None, check_deterministic, None)
         objective._point = None if at is None else dict(at)
         return objective
 
     def _build(
-        self, model: nn.Module, loss_fn: Any, parts: tuple[Part, ...], statistics: str | None, check: bool
+        self, model: nn.Module, loss: Any, parts: Sequence[Part], mode: str | None, check: bool, ranks: Ranks | None
     ) -> None:
-        check_model(model)
-        for part in parts:
-            check_batch(part.batch)
-        self.model = model
-        self.loss_fn = as_loss_function(loss_fn)
-        self.pair = None if callable(loss_fn) else tuple(loss_fn)  # (forward, criterion), where they came apart
-        self.parts = parts
-        self._declared = statistics
+        self.model, self.parts = unwrap(model), tuple(parts)
+        check_model(self.model)
+        spread = spread_of(model) if ranks is None else Spread(ranks)
+        self.ranks = spread.ranks
+        self.ranks.agreed(lambda: self._check(mode))
+        self.loss_fn = as_loss_function(loss)
+        self.pair = None if callable(loss) else tuple(loss)  # (forward, criterion), where they came apart
         self._unchecked = check
         self._accumulate = False  # whether gradients must be taken by .backward()
         self.takes_gradients = False  # whether the loss contains gradients, as a gradient penalty does
         self._point: Tensors | None = None
-        self._isolation = Isolation(model)
-        check_statistics(model, statistics)
+        self._evaluations = Evaluations(self.model, mode, spread)
+
+    def _check(self, statistics: str | None) -> None:
+        for part in self.parts:
+            check_batch(part.batch)
+        check_statistics(self.model, statistics)
 
     def moved_to(self, at: Mapping[str, Tensor]) -> Objective:
         """The same objective standing at other parameters: one tensor per trainable parameter, by public name."""
@@ -130,16 +143,13 @@ class Objective:
         """The same objective with other ``statistics`` in its normalization layers; refused as at construction."""
         check_statistics(self.model, statistics, self.parts[0].conditions.buffers)
         other = copy(self)
-        other._declared = statistics
+        other._evaluations = self._evaluations.under(statistics)
         return other
 
     @property
     def parameters(self) -> Tensors:
         """The trainable parameters as detached tensors that share their storage, by public name."""
-        if self._point is not None:
-            return dict(self._point)
-        live = {place.public: place.members[place.key] for place in self._isolation.places().parameters}
-        return {name: p.detach() for name, p in live.items() if p.requires_grad}
+        return self._evaluations.live() if self._point is None else dict(self._point)
 
     @property
     def batch(self) -> Any:
@@ -162,6 +172,10 @@ class Objective:
         """Length of the first tensor found in a (micro-)batch; None where there is none."""
         return batch_length(self.batch)
 
+    def provenance(self, **more: Any) -> Provenance:
+        """Under which conditions its numbers are measured."""
+        return Provenance(self.statistics, self.dtype, self.batch_size, ranks=self.ranks.size, **more)
+
     def value(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """The loss (a detached 0-dimensional Tensor) where the objective stands, or at the tensors ``at``."""
         loss = self._value(at)
@@ -179,12 +193,17 @@ class Objective:
             loss = self.differentiable_loss(model, part)
             return loss.detach(), named_gradients(loss, leaves, accumulate=self._accumulate)
 
-        try:
-            results = self._each(at, work, differentiate=True)
-        except ReentrantError:
-            self._accumulate = True
-            results = self._each(at, work, differentiate=True)
-        loss, gradient = summed([loss for loss, _ in results]), summed_by_name([found for _, found in results])
+        def local() -> Tensors:
+            try:
+                results = self._each(at, work, differentiate=True)
+            except ReentrantError:
+                self._accumulate = True
+                results = self._each(at, work, differentiate=True)
+            gradient = summed_by_name([found for _, found in results])
+            return {_LOSS: summed([loss for loss, _ in results]), **gradient}
+
+        gradient = mean_by_name(self.ranks, local)
+        loss = gradient.pop(_LOSS)
         self.confirm(loss if at is None else None, differentiated=True)
         return loss, gradient
 
@@ -202,7 +221,7 @@ class Objective:
             return named_product(self.differentiable_loss(model, part), leaves, v)
 
         with sdpa_kernel(SDPBackend.MATH), PlainWeightNorm():
-            return summed_by_name(self._each(at, work, differentiate=True))
+            return mean_by_name(self.ranks, lambda: summed_by_name(self._each(at, work, differentiate=True)))
 
     def inspect(self, work: Callable[[nn.Module, Any], T]) -> list[T]:
         """``work(model, batch)`` once per (micro-)batch, under its conditions, where the objective stands.
@@ -219,12 +238,13 @@ class Objective:
         """
         if len(self.parts) > 1:
             raise CallError(f"objective: expected one batch, got {len(self.parts)} micro-batches; probe without them")
+        require_one_process(self.ranks, "objective")  # activations are those of one process
         (part,) = self.parts
         return self._each(None, lambda model, *_: work(model, lambda m: self.differentiable_loss(m, part)), True)[0]
 
     def repeated(self) -> AbstractContextManager[None]:
         """For probes that evaluate many times: inside, nothing but this objective's evaluations may touch the model."""
-        return self._isolation.held(self.parts[0].conditions.randomness)
+        return self._evaluations.repeated(self.parts[0])
 
     def check_direction(self, v: Mapping[str, Tensor]) -> None:
         """Refuse a dictionary that does not hold exactly one tensor of the right shape per trainable parameter."""
@@ -239,7 +259,7 @@ class Objective:
                 require_dependence(loss, leaves)
             return loss.detach()
 
-        return summed(self._each(at, work, differentiate=with_graph))
+        return self.ranks.mean(lambda: [summed(self._each(at, work, differentiate=with_graph))])[0]
 
     def _loss(self, model: nn.Module, part: Part) -> Tensor:
         loss = as_scalar(self.loss_fn(model, part.supply.fresh()))
@@ -258,33 +278,16 @@ class Objective:
                 # Clones: a forward pass may write to its parameters (an embedding with max_norm does), and these are
                 # not to be the live ones.
                 point = {name: p.clone() for name, p in self.parameters.items()} if at is None else at
-                return [self._at(point, part, work, graphs) for part in self.parts]
+                return [self._evaluations.at(point, part, work, graphs) for part in self.parts]
 
         if differentiate or self.takes_gradients:
             return evaluated(True)
         found, self.takes_gradients = graphs_if_needed(evaluated)
         return found
 
-    def _at(self, point: Mapping[str, Tensor], part: Part, work: Work[T], differentiate: bool) -> T:
-        with torch.set_grad_enabled(differentiate):
-            # Parameters that ask for gradients, also where none are taken: torch and users' code choose by that.
-            leaves: Tensors = {name: nn.Parameter(tensor.detach()) for name, tensor in point.items()}
-            with self.conditions_of(part) as run:
-                found: T = run(leaves, lambda model: work(model, part, leaves))
-                return found
-
-    @contextmanager
-    def conditions_of(self, part: Part) -> Iterator[Callable[[Mapping[str, Tensor], Callable[[nn.Module], Any]], Any]]:
+    def conditions_of(self, part: Part) -> AbstractContextManager[Run]:
         """The conditions of a (micro-)batch: inside, ``run(leaves, work)`` is ``work(model)`` at these tensors."""
-        evaluation = self._isolation.evaluation(part.conditions.randomness)
-        with evaluation as places, part.replayed(self.model):
-            switch_statistics(self.model, self._declared)
-
-            def run(leaves: Mapping[str, Tensor], work: Callable[[nn.Module], Any]) -> Any:
-                real = {p.name: leaves[p.public] for p in places.parameters if p.public in leaves}
-                return call_at(self.model, real, work, part.conditions.buffers, places)
-
-            yield run
+        return self._evaluations.conditions_of(part)
 
     def confirm(self, first: Tensor | None, differentiated: bool = False) -> None:
         """Once per objective: the same loss must come out again; ``first`` is one that was computed already."""

@@ -61,7 +61,8 @@ class Sweep:
 
     def __init__(self, objective: Objective, plane: Plane) -> None:
         self._objective, self._points = objective, Points(plane)
-        self._together = len(objective.parts) == 1
+        # Blocks end by the clock, and processes that share the objective must evaluate the same points.
+        self._together = len(objective.parts) == 1 and objective.ranks.size == 1
 
     def losses(self, x: float, ys: Sequence[float]) -> list[float]:
         """Losses at the first of these points: at least one, and as many as a second has time for."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alidade.core.activations import ActivationStatistics, LayerActivations
 from alidade.core.errors import CallError, brief
-from alidade.core.records import Floats, Provenance
+from alidade.core.records import Floats
 from alidade.core.sketch import Histogram, Moments
 from alidade.landscape.isolation import public_name
 from alidade.landscape.layers import ROOT, home
@@ -86,14 +86,18 @@ def activation_statistics(
 
 
 def activations_of(objective: Objective, layers: Sequence[str] | None = None) -> ActivationStatistics:
-    """The same under an objective's conditions: its random numbers, autocast and statistics, its micro-batches merged.
+    """The same under an objective's conditions: random numbers, autocast, statistics; micro-batches, processes merged.
 
     Cost: one forward pass. Arguments, results and errors are those of :func:`activation_statistics`.
     """
     watched = _modules_named(objective.model, layers)
-    found = objective.inspect(lambda model, batch: _observe(objective, model, batch, watched, layers is not None))
-    provenance = Provenance(objective.statistics, objective.dtype, objective.batch_size)
-    return reduce(ActivationStatistics.merge, (ActivationStatistics(layers, provenance) for layers in found))
+
+    def local() -> ActivationStatistics:
+        found = objective.inspect(lambda model, batch: _observe(objective, model, batch, watched, layers is not None))
+        provenance = objective.provenance()
+        return reduce(ActivationStatistics.merge, (ActivationStatistics(layers, provenance) for layers in found))
+
+    return reduce(ActivationStatistics.merge, objective.ranks.gathered(local))
 
 
 def _observe(

@@ -48,6 +48,11 @@ class Budget:
         self._turns: dict[str, int] = {}  # when each probe ran last, as a count of charges
         self.spent = 0.0  # seconds, all probes and what surrounds them
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit, so that the clock decides."""
+        return self._share is not None
+
     def affordable(self, probes: Sequence[str]) -> list[str]:
         """Those of ``probes`` that may start now.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
-from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, CovariateShift, Provenance
+from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, CovariateShift
 from alidade.landscape.conditions import Part, conditions_now
+from alidade.landscape.differentiation import summed
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.layers import Groups, Layers, groups_named
-from alidade.landscape.loss import as_loss_function
 from alidade.landscape.mixtures import Mixtures, Request
 from alidade.landscape.objective import Objective
+from alidade.landscape.ranks import Ranks, mean_by_name
 from alidade.landscape.states import matched_state
 from alidade.probes.line import gradient_error
 
@@ -82,8 +85,8 @@ def covariate_shift(
     >>> shift.layers, shift.l2.tolist(), shift.cosine.tolist(), shift.relative.tolist()
     (('0', '1'), [0.0, 9.0], [1.0, 1.0], [0.0, 3.0])
     """
-    inner = unwrap(model)
-    return shift_of_parts(inner, loss_fn, [Part(batch, conditions_now(inner))], before, after, layers, statistics)
+    part = Part(batch, conditions_now(unwrap(model)))
+    return shift_of_parts(model, loss_fn, [part], before, after, layers, statistics)
 
 
 def shift_of_parts(
@@ -96,25 +99,25 @@ def shift_of_parts(
     statistics: str | None = None,
 ) -> CovariateShift:
     """As :func:`covariate_shift`, for the weighted sum of the losses of micro-batches under recorded conditions."""
-    model = unwrap(model)
     objective = Objective.of_parts(model, loss_fn, parts, check_deterministic=False)
-    states = matched_state(model, before, "before"), matched_state(model, after, "after")
-    first, *others = [Mixtures(model, as_loss_function(loss_fn), part, states, statistics) for part in parts]
-    seen = first.layers
-    for mixtures in others:
-        seen = seen.extended_by(mixtures.layers)
+    model, ranks = objective.model, objective.ranks
+
+    def watched() -> list[Mixtures]:
+        states = matched_state(model, before, "before"), matched_state(model, after, "after")
+        return [Mixtures(model, objective.loss_fn, part, states, statistics, ranks) for part in parts]
+
+    mixtures = ranks.agreed(watched)
+    own = reduce(Layers.extended_by, (each.layers for each in mixtures))
+    seen = reduce(Layers.extended_by, ranks.gathered(lambda: own))
     groups = groups_named(seen, layers)
-    requests = _requests(seen, groups)
-    pairs = _pairs(first, seen, groups, requests)
-    for mixtures in others:
-        pairs = [_sum(*both) for both in zip(pairs, _pairs(mixtures, seen, groups, requests), strict=True)]
+    pairs = _mean_pairs(ranks, mixtures, seen, groups)
     rounding = gradient_error(objective.dtype)
     numbers = [_compared(pair, rounding) for pair in pairs]
     return CovariateShift(
         layers=tuple(label for label, _ in groups),
         **{name: np.array([getattr(number, name) for number in numbers]) for name in _ARRAYS},
         status=tuple(number.status for number in numbers),
-        provenance=Provenance(first.statistics, objective.dtype, objective.batch_size, direction="update"),
+        provenance=replace(objective.provenance(direction="update"), statistics=mixtures[0].statistics),
     )
 
 
@@ -122,7 +125,7 @@ class _Pair(NamedTuple):
     """G and G' of one group, by parameter; ``shifted`` is None where it is G by definition."""
 
     base: Tensors
-    shifted: Tensors | None
+    shifted: Tensors | None = None
 
 
 class _Numbers(NamedTuple):
@@ -158,11 +161,28 @@ def _pairs(mixtures: Mixtures, layers: Layers, groups: Groups, requests: Mapping
     ]
 
 
-def _sum(first: _Pair, second: _Pair) -> _Pair:
-    base = {name: value + second.base[name] for name, value in first.base.items()}
-    if first.shifted is None or second.shifted is None:
-        return _Pair(base, None)
-    return _Pair(base, {name: value + second.shifted[name] for name, value in first.shifted.items()})
+def _mean_pairs(ranks: Ranks, mixtures: Sequence[Mixtures], layers: Layers, groups: Groups) -> list[_Pair]:
+    """Sums over the micro-batches, means over the processes."""
+    requests = _requests(layers, groups)
+
+    def local() -> Tensors:
+        parts = [_pairs(each, layers, groups, requests) for each in mixtures]
+        return {
+            f"{index} {which} {name}": summed([getattr(pairs[index], which)[name] for pairs in parts])
+            for index, pair in enumerate(parts[0])
+            for which in (("base",) if pair.shifted is None else _Pair._fields)
+            for name in pair.base
+        }
+
+    means = mean_by_name(ranks, local)
+    return [
+        _Pair(*(_of(means, f"{index} {which} ") for which in _Pair._fields[: 1 + (index in requests)]))
+        for index in range(len(groups))
+    ]
+
+
+def _of(means: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): mean for name, mean in means.items() if name.startswith(prefix)}
 
 
 def _compared(pair: _Pair, rounding: float) -> _Numbers:

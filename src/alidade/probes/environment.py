@@ -17,6 +17,7 @@ from torch import nn
 from alidade.core.errors import CallError, brief
 from alidade.core.spec import SurveySpec
 from alidade.landscape.isolation import unwrap
+from alidade.landscape.parallelism import spread_of
 
 _PACKAGES = ("alidade", "torch", "numpy", "polars", "scikit-learn")
 
@@ -31,6 +32,20 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         **{package: version(package) for package in _PACKAGES},
+    }
+
+
+def describe_processes(model: nn.Module) -> dict[str, Any]:
+    """How a training is spread over processes, and over what its batch statistics are taken; nothing for one."""
+    spread = spread_of(model)
+    if spread.ranks.size == 1:
+        return {}
+    norms = [m for m in unwrap(model).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kinds = {"all processes" if isinstance(norm, nn.SyncBatchNorm) else "each process" for norm in norms}
+    return {
+        "processes": spread.ranks.size,
+        "parallelism": spread.name,
+        "batch_statistics": "mixed" if len(kinds) == 2 else kinds.pop() if kinds else "none",
     }
 
 

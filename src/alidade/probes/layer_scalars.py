@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from alidade.core.errors import CallError, brief
 from alidade.core.layer_scalars import Kind, LayerScalars
-from alidade.core.records import Provenance
 from alidade.landscape.coordinates import root_sum
 from alidade.landscape.layers import home
 from alidade.landscape.objective import Objective
@@ -84,12 +83,9 @@ def layer_scalars(
     return LayerScalars(
         layers=tuple(layer for layer, _ in entries),
         kinds=tuple(kind for _, kind in entries),
-        provenance=Provenance(
-            objective.statistics, objective.dtype, objective.batch_size,
-            direction="gradient" if update is None else "update",
-        ),
+        provenance=objective.provenance(direction="gradient" if update is None else "update"),
         **{name: np.array([row[name] for row in rows]) for name in rows[0]},
-    )  # fmt: skip
+    )
 
 
 def _rates(lr: float | Mapping[str, float] | None, names: list[str]) -> dict[str, float]:

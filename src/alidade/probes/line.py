@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alidade.core.errors import CallError, brief
-from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, LineProfile, Provenance
+from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, LineProfile
 from alidade.landscape.arguments import check_finite
 from alidade.landscape.arguments import step_sizes as finite_step_sizes
 from alidade.landscape.coordinates import Coordinates, coordinates_named
@@ -89,8 +89,8 @@ def line_profile(
         line = line_along(system, start, base, _direction(objective, system, direction, base, seed))
         error = gradient_error(objective.dtype)
         points = [_measure(objective, line, float(eta), gradients, error) for eta in etas]
-        statistics = objective.statistics
-    named = direction if isinstance(direction, str) else "gradient" if direction is None else "given"
+        named = direction if isinstance(direction, str) else "gradient" if direction is None else "given"
+        provenance = objective.provenance(coordinates=system.name, direction=named)
     return LineProfile(
         step_sizes=etas,
         losses=np.array([point.loss for point in points]),
@@ -103,9 +103,7 @@ def line_profile(
         loss=loss,
         gradient_norm=system.gradient_norm(base) if base else float("nan"),
         direction_norm=line.length,
-        provenance=Provenance(
-            statistics, objective.dtype, objective.batch_size, coordinates=system.name, direction=named
-        ),
+        provenance=provenance,
         slope=line.slope() if gradients else float("nan"),
     )
 

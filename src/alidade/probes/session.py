@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alidade.core.activations import ActivationStatistics
 from alidade.core.errors import CallError
@@ -26,21 +24,21 @@ from alidade.core.probes import (
     RescalingProbe,
     TheoremProbe,
 )
-from alidade.core.records import FAILED, NON_FINITE, OK, LineProfile, Provenance, Recorder, Row, Statistics
-from alidade.landscape.conditions import Part, conditions_now
+from alidade.core.records import FAILED, NON_FINITE, OK, LineProfile, Recorder, Row, Statistics
 from alidade.landscape.differentiation import Tensors
-from alidade.landscape.isolation import Attributes, unwrap
-from alidade.landscape.loss import LossFunction
+from alidade.landscape.isolation import unwrap
 from alidade.landscape.objective import Objective
+from alidade.landscape.ranks import ALONE, Ranks
 from alidade.landscape.statistics import describe_statistics
 from alidade.probes.activations import activations_of
+from alidade.probes.agreement import SharedPlan
 from alidade.probes.budget import Budget
 from alidade.probes.covariate_shift import shift_of_parts
 from alidade.probes.evaluation import evaluate
-from alidade.probes.hooks import trainable
 from alidade.probes.layer_scalars import layer_scalars
 from alidade.probes.line import line_profile
 from alidade.probes.memory import is_out_of_memory, reason_of, release_memory
+from alidade.probes.moment import Moment
 from alidade.probes.rescaling import rescaled
 from alidade.probes.saved import plain_statistics, statistics_of
 from alidade.probes.spectrum import SpectrumTracker
@@ -51,59 +49,16 @@ T = TypeVar("T")
 TIMING = "timing"  # the segment of what is not reproducible
 
 
-@dataclass
-class Moment:
-    """The training as it stood before an optimizer step: the micro-batches of the step and the parameters then."""
-
-    step: int
-    model: nn.Module
-    loss_fn: LossFunction
-    parts: Sequence[Part]
-    start: Tensors | None = None  # None: the live parameters are still those before the step
-    update: Tensors | None = None  # theta_t - theta_{t+1}, known after the step
-    learning_rates: Mapping[str, float] | None = None  # by parameter name
-    test: tuple[Tensor, Tensor] | None = None
-    check_deterministic: bool = True
-    optimizer: torch.optim.Optimizer | None = None  # after the step, in a survey
-
-    @cached_property
-    def objective(self) -> Objective:
-        """Loss of the step's batch, with the random numbers, autocast and modes of its forward pass."""
-        check = self.check_deterministic
-        return Objective.of_parts(self.model, self.loss_fn, self.parts, self.start, check_deterministic=check)
-
-
-def moment_before_step(
-    step: int, model: nn.Module, loss_fn: LossFunction, batch: Any, test: tuple[Tensor, Tensor] | None, check: bool
-) -> Moment:
-    """The moment before a step whose forward pass is going to draw the next random numbers."""
-    return Moment(step, model, loss_fn, [Part(batch, conditions_now(model))], test=test, check_deterministic=check)
-
-
-class StepStart:
-    """What must be kept before an optimizer step to measure what it changed."""
-
-    def __init__(self, step: int, model: nn.Module, loss_fn: LossFunction, batch: Any) -> None:
-        self._moment = moment_before_step(step, model, loss_fn, batch, None, step == 0)
-        buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        (part,) = self._moment.parts
-        conditions = replace(part.conditions, buffers=buffers, attributes=Attributes(unwrap(model).modules()))
-        self._moment.parts = [Part(batch, conditions)]
-        self._moment.start = trainable(model)
-
-    def moment_after_step(self) -> Moment:
-        """The moment before the step, with the update that is known now."""
-        now, start = trainable(self._moment.model), self._moment.start or {}
-        self._moment.update = {name: start[name] - now[name] for name in start}
-        return self._moment
-
-
 class Session:
     """Runs the probes that are due and records what they say; a probe that fails never stops the training."""
 
-    def __init__(self, probes: Sequence[AnyProbe], recorder: Recorder, budget: Budget | None = None) -> None:
+    def __init__(
+        self, probes: Sequence[AnyProbe], recorder: Recorder, budget: Budget | None = None, ranks: Ranks = ALONE
+    ) -> None:
         self.probes, self._recorder = {probe.probe_id: probe for probe in probes}, recorder
         self.budget = budget or Budget(None)
+        self._ranks = ranks
+        self._plan = SharedPlan(ranks) if ranks.size > 1 and self.budget.limited else None
         self._warned: set[str] = set()
         self._activations: dict[str, tuple[ActivationStatistics, ActivationStatistics]] = {}  # first and latest
         curvature = {name: probe for name, probe in self.probes.items() if isinstance(probe, CurvatureProbe)}
@@ -113,14 +68,21 @@ class Session:
 
     def due(self, step: int) -> list[str]:
         """Ids of the probes that are due at this step and that the budget covers."""
-        wanted = [name for name, probe in self.probes.items() if probe.schedule.due(step)]
-        return self.budget.affordable(wanted)
+        return self.budget.affordable(self._wanted(step)) if self._plan is None else self._plan.chosen(step)
+
+    def look_ahead(self, step: int) -> None:
+        """Where several processes share a budget: have the first decide what the coming step is to have."""
+        if self._plan is not None:
+            self._plan.decide(step, self._wanted(step), self.budget.affordable)
 
     def due_around(self, step: int) -> tuple[list[str], list[str]]:
         """Ids of the due probes that look ahead before the step, and of those that need the step itself."""
         due = self.due(step)
         across = [probe_id for probe_id in due if _needs_the_step(self.probes[probe_id])]
         return [probe_id for probe_id in due if probe_id not in across], across
+
+    def _wanted(self, step: int) -> list[str]:
+        return [name for name, probe in self.probes.items() if probe.schedule.due(step)]
 
     def measure(self, moment: Moment, chosen: Sequence[str]) -> None:
         """Run the chosen probes at this moment, in their order."""
@@ -159,6 +121,8 @@ class Session:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
         self.budget.load(state["budget"])
+        if self._plan is not None:
+            self._plan.forget()
         self._activations = {
             name: (statistics_of(first), statistics_of(latest))
             for name, (first, latest) in state["activations"].items()
@@ -168,17 +132,20 @@ class Session:
 
     def _rows(self, probe: AnyProbe, moment: Moment) -> list[Row]:
         try:
-            if isinstance(probe, ActivationsProbe):
-                return list(self._measure_activations(probe, moment))
-            if isinstance(probe, CurvatureProbe):
-                tracker = self._trackers[probe.probe_id]
-                return tracker.rows(moment.step, moment.objective, moment.update, moment.optimizer)
-            return list(MEASURES[probe.kind](probe, moment))
+            return self._ranks.phase(lambda: list(self._measured(probe, moment)))
         except Exception as error:  # the training must go on, whatever a probe runs into
             reason, exhausted = reason_of(error), is_out_of_memory(error)
         if exhausted:
             release_memory()  # out here nothing holds the probe's tensors any more
         return [self._failure(moment.step, probe, reason)]
+
+    def _measured(self, probe: AnyProbe, moment: Moment) -> Iterable[Row]:
+        if isinstance(probe, ActivationsProbe):
+            return self._measure_activations(probe, moment)
+        if isinstance(probe, CurvatureProbe):
+            tracker = self._trackers[probe.probe_id]
+            return tracker.rows(moment.step, moment.objective, moment.update, moment.optimizer)
+        return MEASURES[probe.kind](probe, moment)
 
     def _measure_activations(self, probe: ActivationsProbe, moment: Moment) -> Iterable[Row]:
         """The statistics, their change since the last probe and their drift since the first (paper, Fig. 8)."""
@@ -191,7 +158,7 @@ class Session:
         self._activations[probe.probe_id] = (self._activations.get(probe.probe_id, (now, now))[0], now)
 
     def _failure(self, step: int, probe: AnyProbe, reason: str) -> Row:
-        if (known := f"{probe.probe_id} {reason}") not in self._warned:
+        if self._ranks.index == 0 and (known := f"{probe.probe_id} {reason}") not in self._warned:
             self._warned.add(known)
             warnings.warn(f"probe {probe.probe_id} failed at step {step}: {reason}", stacklevel=2)
         return Row(step, probe.kind, float("nan"), "1", status=f"{FAILED}: {reason}")
@@ -232,9 +199,7 @@ def _finite(tensors: Tensors) -> bool:
 def _profile_of_nothing(objective: Objective, probe: LineProfileProbe) -> LineProfile:
     """Along an update that is not finite there is nothing but the loss before the step."""
     nothing = np.full(len(probe.step_sizes), np.nan)
-    provenance = Provenance(
-        objective.statistics, objective.dtype, objective.batch_size, coordinates=probe.coordinates, direction="given"
-    )
+    provenance = objective.provenance(coordinates=probe.coordinates, direction="given")
     return LineProfile(
         np.array(probe.step_sizes), *(nothing,) * 6, status=(NON_FINITE,) * len(nothing), loss=float(objective.value()),
         gradient_norm=np.nan, direction_norm=np.nan, provenance=provenance,
@@ -259,10 +224,10 @@ def _measure_scalars(probe: LayerScalarsProbe, moment: Moment) -> Iterable[Row]:
 def _measure_shift(probe: CovariateShiftProbe, moment: Moment) -> Iterable[Row]:
     if moment.start is None:
         raise CallError("covariate_shift: expected a probe of a Survey, where the optimizer's step is known")
-    inner = unwrap(moment.model)
-    after = inner.state_dict()
+    after = unwrap(moment.model).state_dict()
     before = {**after, **(moment.parts[0].conditions.buffers or {}), **moment.start}
-    shift = shift_of_parts(inner, moment.loss_fn, moment.parts, before, after, probe.groups or probe.layers, None)
+    layers = probe.groups or probe.layers
+    shift = shift_of_parts(moment.model, moment.loss_fn, moment.parts, before, after, layers, None)
     return shift.rows(moment.step)
 
 

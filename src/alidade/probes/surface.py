@@ -24,6 +24,7 @@ from alidade.landscape.planes import (
     random_plane,
     trainable,
 )
+from alidade.landscape.ranks import require_one_process
 from alidade.landscape.sweep import Sweep
 from alidade.probes.recorded import Recorded, digest_of, recorded
 
@@ -106,6 +107,8 @@ def loss_surface(
     moved = objective.moved_to(plane.origin)
     with moved.repeated():
         loss = float(moved.value())
+        if out is not None:
+            require_one_process(objective.ranks, "loss_surface(out=...)")  # which would all write to one file
         about = {} if out is None else _about(moved, plane, x, y, states)
         with recorded(out, about, ("the origin", loss), moved.dtype) as known:
             losses = _on_grid(known, Sweep(moved, plane), x, y, progress)

@@ -77,8 +77,7 @@ def lipschitz_reduction(objective: Objective, layers: Sequence[str] | None = Non
     """
     watched = _watched(objective, layers)
     seen = objective.differentiate(lambda model, loss: _terms(model, watched, loss))
-    provenance = Provenance(objective.statistics, objective.dtype, objective.batch_size)
-    return LipschitzReduction(tuple(seen), tuple(seen.values()), provenance)
+    return LipschitzReduction(tuple(seen), tuple(seen.values()), objective.provenance())
 
 
 def _watched(objective: Objective, layers: Sequence[str] | None) -> tuple[str, ...]:

@@ -55,10 +55,7 @@ class LiveRun:
             CallError: there is one.
         """
         if not self.ready:
-            raise CallError(
-                f"out: expected an empty or new folder, got {self._root} with an earlier part of this run; "
-                "choose another, or load its state with survey.load_state_dict(state) first"
-            )
+            raise _unfinished(self._root)
 
     def resume(self, step: int) -> None:
         """Go on after ``step`` steps: earlier rows stay, those from that step on are void."""
@@ -117,6 +114,35 @@ class LiveRun:
             path.unlink()
 
 
+class SilentRun:
+    """Stands in for a LiveRun in a process that writes nothing; ``ready`` is the writer's."""
+
+    def __init__(self, root: Path, ready: bool) -> None:
+        self._root, self.ready = root, ready
+
+    def require_ready(self) -> None:
+        """As the writer does.
+
+        Raises:
+            CallError: the writer's folder holds an earlier leg that was not resumed.
+        """
+        if not self.ready:
+            raise _unfinished(self._root)
+
+    def resume(self, step: int) -> None:
+        """The writer goes on."""
+        self.ready = True
+
+    def record(self, segment: str, rows: Sequence[Row]) -> None:
+        """Nothing is kept."""
+
+    def flush(self, at_once: bool = False) -> None:
+        """There is nothing to write."""
+
+    def close(self) -> None:
+        """There is nothing to finish."""
+
+
 def folder_of(out: Any) -> Path:
     """The folder that a caller names.
 
@@ -127,6 +153,13 @@ def folder_of(out: Any) -> Path:
     if not is_local(folder):
         raise CallError(f"out: expected a folder of this machine, got {folder}; copy it there when it is closed")
     return folder
+
+
+def _unfinished(root: Path) -> CallError:
+    return CallError(
+        f"out: expected an empty or new folder, got {root} with an earlier part of this run; "
+        "choose another, or load its state with survey.load_state_dict(state) first"
+    )
 
 
 def _unwritable(root: Path, error: OSError) -> WorkError:

@@ -14,7 +14,8 @@ from alidade.core.records import NON_FINITE, OK, Recorder, Row
 from alidade.core.spec import RunSpec
 from alidade.data import Dataset
 from alidade.landscape.statistics import describe_statistics
-from alidade.probes.session import TIMING, Session, StepStart, moment_before_step
+from alidade.probes.moment import StepStart, moment_before_step
+from alidade.probes.session import TIMING, Session
 from alidade.train.build import Task, accuracy, build_optimizer, build_task
 from alidade.train.checkpoint import Checkpoints, NoCheckpoints, Standing
 from alidade.train.outcome import Outcome

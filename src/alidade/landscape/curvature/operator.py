@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -123,7 +124,7 @@ class CurvatureOperator:
     @property
     def provenance(self) -> Provenance:
         """Statistics mode, precision and batch size of the objective."""
-        return Provenance(self.objective.statistics, self.objective.dtype, self.objective.batch_size)
+        return self.objective.provenance()
 
     def product(self, v: Mapping[str, Tensor]) -> Tensors:
         """The product with a vector given as one tensor per parameter of the block."""
@@ -152,7 +153,7 @@ class CurvatureOperator:
         """The block of the gradient as a flat vector, where the first product's graph gave it for nothing."""
         self._attempt(None)
         known = [route.gradient for route in self._routes or () if route.gradient is not None]
-        return self._summed([self.block.flat(gradient) for gradient in known]) if known else None
+        return self._mean(lambda: [self.block.flat(gradient) for gradient in known]) if known else None
 
     def _attempt(self, v: Tensors | None) -> Tensor:
         """A product, or with None only the preparation; on the next route of the plan where one cannot be gone."""
@@ -171,28 +172,40 @@ class CurvatureOperator:
     def _go(self, v: Tensors | None) -> Tensor:
         if self._routes is None:
             point, kind = self.objective.parameters, ROUTES[self.route]
-            self._routes = [kind(self.objective, part, point, self.block.names) for part in self.objective.parts]
+            self._routes = self.objective.ranks.agreed(
+                lambda: [kind(self.objective, part, point, self.block.names) for part in self.objective.parts]
+            )
             self._confirm(self._routes)
         if v is None:
             return torch.empty(0)
-        found = self._summed([self.block.flat(route.product(v)) for route in self._routes])
-        gaps = [route.disagreement for route in self._routes if isinstance(route, Difference)]
-        self._disagreement = max([self._disagreement, *gaps])
+        routes = self._routes
+        found = self._mean(lambda: [self.block.flat(route.product(v)) for route in routes])
+        if self.route == "difference":
+            gaps = [route.disagreement for route in routes if isinstance(route, Difference)]
+            self._disagreement = max([self._disagreement, *chain(*self.objective.ranks.gathered(lambda: gaps))])
         return found
 
     def _confirm(self, routes: list[Route]) -> None:
         """The objective's own check; the loss of a graph that was just made saves it one forward pass."""
         values = [route.value for route in routes if route.value is not None]
         if values:
-            value = summed(values)
+            (value,) = self.objective.ranks.mean(lambda: [summed(values)])
             if not math.isfinite(float(value)):
                 raise RefusedError(f"objective: expected a finite loss, got {float(value)}; there is no curvature here")
-        self.objective.confirm(summed(values) if values else None, differentiated=bool(values))
+            self.objective.confirm(value, differentiated=True)
+        else:
+            self.objective.confirm(None)
 
-    def _summed(self, vectors: list[Tensor]) -> Tensor:
-        if len(vectors) == 1:
-            return vectors[0]
-        return torch.stack([v.double() for v in vectors]).sum(0).to(self.block.dtype)
+    def _mean(self, parts: Callable[[], list[Tensor]]) -> Tensor:
+        """The sum over the micro-batches, and its mean over the processes."""
+
+        def local() -> list[Tensor]:
+            vectors = parts()
+            if len(vectors) == 1:
+                return vectors
+            return [torch.stack([v.double() for v in vectors]).sum(0).to(self.block.dtype)]
+
+        return self.objective.ranks.mean(local)[0]
 
 
 def as_operator(
