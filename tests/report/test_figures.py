@@ -93,6 +93,11 @@ def test_a_run_that_diverges_ends_and_is_marked(synthetic, study):
     training = training_of(synthetic.replaced(study, diverged))
     shapes = [layer["mark"].get("shape") for layer in training.charts[0].spec["layer"]]
     assert "cross" in shapes
+    (crosses,) = [layer for layer in training.charts[0].spec["layer"] if layer["mark"].get("shape") == "cross"]
+    rows = training.charts[0].spec["datasets"][crosses["data"]["name"]].splitlines()[1:]
+    # Of the 60 steps that are lost, one in every fortieth of the axis: 120 / 40 steps apart, and the first of them.
+    assert rows[0].split(",")[1] == "60"
+    assert len(rows) == 20
 
 
 def test_band_panels_share_their_axes(study):

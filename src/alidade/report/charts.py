@@ -18,6 +18,7 @@ from alidade.report.variants import Drawn
 from alidade.report.words import number
 
 HEIGHT = 210
+MARKS = 40
 HOVER = "hover_"  # begins the name of a parameter that follows the pointer
 STEP_TITLE = "training step →"
 SIZE_TITLE = "step size η →"
@@ -230,12 +231,27 @@ def refused(frame: Frame, marks: pl.DataFrame) -> list[alt.Chart]:
     """Crosses along the top where a number was not finite, hollow rings along the foot where rounding rules."""
     layers = []
     for kind, shape, y in (("infinite", "cross", 3), ("small", "circle", frame.height - 3)):
-        rows = marks.filter(pl.col("kind") == kind).select("v", "x").unique(maintain_order=True)
+        rows = _apart(frame, marks.filter(pl.col("kind") == kind).select("v", "x").unique(maintain_order=True))
         if not rows.is_empty():
             mark = alt.Chart(data(rows)).mark_point(shape=shape, size=18, filled=shape == "cross", strokeWidth=1.2)
             angle = {"angle": alt.value(45)} if shape == "cross" else {}
             layers.append(mark.encode(x=x_of(frame), y=alt.value(y), color=colour(frame.variants), **angle))
     return layers
+
+
+def _apart(frame: Frame, marks: pl.DataFrame) -> pl.DataFrame:
+    """At most ``MARKS`` marks of a variant along a linear axis: a run that broke down early is a row, not a bar."""
+    low, high = frame.x.domain
+    if frame.x.log or not high > low:
+        return marks
+    place = ((pl.col("x") - low) / (high - low) * MARKS).floor()
+    return (
+        marks.sort("v", "x")
+        .with_columns(place.alias("place"))
+        .unique(["v", "place"], keep="first")
+        .drop("place")
+        .sort("v", "x")
+    )
 
 
 def reference(frame: Frame, values: Sequence[float]) -> list[alt.Chart]:
