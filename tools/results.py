@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alidade.cli.study import write_report
@@ -72,12 +71,6 @@ class Results:
         specs = [spec for spec in self.study.specs.values() if isinstance(spec, RunSpec)]
         images = [spec.steps for spec in specs if spec.model.kind == "vgg"]
         return f"{max(images or [spec.steps for spec in specs]):,}".replace(",", "\u202f")
-
-    @property
-    def minutes(self) -> str:
-        """Spent in training and probes, over all runs; each run has one thread."""
-        seconds = self.study.frame.filter(pl.col("quantity").str.ends_with("_seconds"))["value"].sum()
-        return f"{seconds / 60:.0f}"
 
     @property
     def tally(self) -> str:

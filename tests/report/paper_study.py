@@ -140,9 +140,18 @@ def _theorem(book, spec, probe, step, level, rng):
             book.add(step, f"theorem_4_1_{name}", value * rng.lognormal(0, 0.2) / number, layer=layer)
 
 
+def _curvature(book, spec, probe, step, level, rng):
+    _, _, beta = _CHARACTER[spec.model.norm]
+    top = beta / 13 / spec.optimizer.learning_rate * rng.lognormal(0, 0.1)
+    book.add(step, "top_eigenvalue", top)
+    book.add(step, "batch_sharpness", 0.8 * top)
+    if probe.k > 1:
+        book.add(step, f"eigenvalue_{probe.k}", top / 5)
+
+
 _PROBES = {
     "evaluation": _evaluate, "line_profile": _line, "rescaling": _rescaled, "activations": _activations,
-    "covariate_shift": _shift, "theorem_4_1": _theorem,
+    "covariate_shift": _shift, "theorem_4_1": _theorem, "curvature": _curvature,
 }  # fmt: skip
 
 

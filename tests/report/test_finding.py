@@ -134,13 +134,15 @@ def test_a_ratio_of_one_has_no_direction(synthetic):
 
 
 @pytest.mark.parametrize(
-    ("statistic", "text"),
+    ("statistic", "value", "text"),
     [
-        ("ratio none / batch of the loss", "0.98"),
-        ("share of probes at the edge", "0.98"),
-        ("test accuracy, batch minus none", "+0.98"),
+        ("ratio none / batch of the loss", 0.98, "0.98"),
+        ("share of probes at the edge", 0.98, "0.98"),
+        ("share of probes at the edge", 0.00452, "0.0045"),
+        ("test accuracy, batch minus none", 0.98, "+0.98"),
+        ("test accuracy, batch minus none", -0.02, "−0.02"),
     ],
 )
-def test_only_a_difference_carries_a_sign(synthetic, statistic, text):
-    (group,) = verdict_groups([synthetic.verdict("plateau_is_edge", 0.98, (0.9, 1.05), statistic=statistic)])
+def test_only_a_difference_carries_a_sign(synthetic, statistic, value, text):
+    (group,) = verdict_groups([synthetic.verdict("plateau_is_edge", value, (-1.0, 1.05), statistic=statistic)])
     assert group.lines[0].estimate == text

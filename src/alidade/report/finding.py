@@ -207,8 +207,9 @@ def written(verdict: Verdict, value: float) -> str:
     """A value of the verdict's statistic: a ratio, a share, or a difference with its sign."""
     if is_ratio(verdict):
         return number(value, 2)
-    signed = "" if verdict.statistic.startswith("share") else "+"
-    return f"{value:{signed}.2f}".replace("-", "−")
+    if verdict.statistic.startswith("share"):
+        return number(value, 2) if abs(value) < 0.1 else f"{value:.2f}".replace("-", "−")
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _direction(verdict: Verdict) -> str:
