@@ -20,7 +20,7 @@ from alidade import Objective, loss_surface
 from alidade.core.surface import LossSurface
 from alidade.errors import CallError, RefusedError, WorkError
 from alidade.landscape.planes import filter_normalized, random_plane
-from alidade.landscape.sweep import Points, Sweep
+from alidade.landscape.sweep import PlaneSweep, Points
 
 HESSIAN = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, 0.5], [0.0, 0.5, 2.0]]).double()
 CASES_BY_NAME = {case.name: case for case in CASES}
@@ -158,7 +158,7 @@ def test_points_in_a_block_have_the_bits_of_points_alone(name: str, together: bo
     alone = [float(objective.value(points.move(0.1, y))) for y in ys]
     assert len(set(alone)) == 4
     with objective.repeated():
-        sweep = Sweep(objective, plane)
+        sweep = PlaneSweep(objective, plane)
         assert sweep.losses(0.1, ys) == (alone if together else alone[:1])
         assert sweep.losses(0.1, ys[1:]) == (alone[1:] if together else alone[1:2])
 

@@ -35,9 +35,16 @@ class Line:
     base: Tensors  # the gradient at the start; empty where it is not needed
     along: Tensors
 
+    @cached_property
+    def there(self) -> Tensors:
+        """The tensors of the point that was asked for last."""
+        return {name: torch.empty_like(value) for name, value in self.start.items()}
+
     def point(self, eta: float) -> Tensors:
         """The tensors of theta - eta d, which hold until the next point is asked for."""
-        return {name: torch.sub(value, self.along[name], alpha=eta) for name, value in self.start.items()}
+        for name, value in self.start.items():
+            torch.sub(value, self.along[name], alpha=eta, out=self.there[name])
+        return self.there
 
     @cached_property
     def length(self) -> float:
@@ -70,12 +77,12 @@ class _PackedLine(Line):
         return self._layout.pack(self.start), self._layout.pack(self.along)
 
     @cached_property
-    def _there(self) -> Tensor:
+    def _vector(self) -> Tensor:
         return torch.zeros_like(self._ends[0])
 
     @cached_property
-    def _views(self) -> Tensors:
-        return self._layout.views(self._there)
+    def there(self) -> Tensors:
+        return self._layout.views(self._vector)
 
     @cached_property
     def _wide(self) -> _Wide:
@@ -89,8 +96,8 @@ class _PackedLine(Line):
         return _Wide(factor, inverse, along, step, base, _dot(base, base), work, self._layout.views(work))
 
     def point(self, eta: float) -> Tensors:
-        torch.sub(*self._ends, alpha=eta, out=self._there)
-        return self._views
+        torch.sub(*self._ends, alpha=eta, out=self._vector)
+        return self.there
 
     def inner_products(self, now: Tensors, eta: float) -> InnerProducts:
         wide, work = self._wide, self._wide.work
@@ -102,7 +109,7 @@ class _PackedLine(Line):
         torch.sub(wide.base, work, out=work)
         change, along = _dot(work, work), _dot(wide.step, work)
         self.point(eta)  # once more: a forward pass may write to its parameters
-        work.copy_(self._there).sub_(self._ends[0]).add_(wide.along, alpha=eta)
+        work.copy_(self._vector).sub_(self._ends[0]).add_(wide.along, alpha=eta)
         if wide.inverse is not None:
             work.mul_(wide.inverse)
         return InnerProducts(*torch.stack([change, wide.first, second, both, along, _dot(work, work)]).tolist())

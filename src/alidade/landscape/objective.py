@@ -122,7 +122,7 @@ class Objective:
         self.loss_fn = as_loss_function(loss)
         self.pair = None if callable(loss) else tuple(loss)  # (forward, criterion), where they came apart
         self._unchecked = check
-        self._accumulate = False  # whether gradients must be taken by .backward()
+        self.through_backward = False  # whether gradients must be taken by .backward()
         self.takes_gradients = False  # whether the loss contains gradients, as a gradient penalty does
         self._point: Tensors | None = None
         self._evaluations = Evaluations(self.model, mode, spread)
@@ -191,13 +191,13 @@ class Objective:
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> tuple[Tensor, Tensors]:
             loss = self.differentiable_loss(model, part)
-            return loss.detach(), named_gradients(loss, leaves, accumulate=self._accumulate)
+            return loss.detach(), named_gradients(loss, leaves, accumulate=self.through_backward)
 
         def local() -> Tensors:
             try:
                 results = self._each(at, work, differentiate=True)
             except ReentrantError:
-                self._accumulate = True
+                self.through_backward = True
                 results = self._each(at, work, differentiate=True)
             gradient = summed_by_name([found for _, found in results])
             return {_LOSS: summed([loss for loss, _ in results]), **gradient}
@@ -254,20 +254,21 @@ class Objective:
         """The loss; the graph of its forward pass shows whether it depends on the parameters."""
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensor:
-            loss = self.differentiable_loss(model, part) if with_graph else self._loss(model, part)
+            loss = self.differentiable_loss(model, part) if with_graph else self.loss(model, part)
             if with_graph:
                 require_dependence(loss, leaves)
             return loss.detach()
 
         return self.ranks.mean(lambda: [summed(self._each(at, work, differentiate=with_graph))])[0]
 
-    def _loss(self, model: nn.Module, part: Part) -> Tensor:
+    def loss(self, model: nn.Module, part: Part) -> Tensor:
+        """The weighted loss of a (micro-)batch, to be called under its conditions."""
         loss = as_scalar(self.loss_fn(model, part.supply.fresh()))
         return loss if part.weight == 1 else part.weight * loss
 
     def differentiable_loss(self, model: nn.Module, part: Part) -> Tensor:
         """The weighted loss of a (micro-)batch, with its graph; to be called under its conditions."""
-        loss = self._loss(model, part)
+        loss = self.loss(model, part)
         if not loss.requires_grad:
             raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
         return loss

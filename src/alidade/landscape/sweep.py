@@ -1,10 +1,12 @@
-"""Losses at many points of a plane, one after the other."""
+"""An objective at many points, one after the other."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +14,19 @@ from torch import Tensor, nn
 from alidade.landscape.batches import leaves_of
 from alidade.landscape.conditions import Part
 from alidade.landscape.contents import kept_values
+from alidade.landscape.differentiation import Tensors, named_gradients
 from alidade.landscape.isolation import Attributes
 from alidade.landscape.layout import Layout
-from alidade.landscape.loss import as_scalar
 from alidade.landscape.objective import Objective
 from alidade.landscape.planes import Plane
 
-Tensors = dict[str, Tensor]
+P = TypeVar("P")
+T = TypeVar("T")
 
-#: A block ends after this long, so that what is measured is soon handed over.
+#: ``look(point, loss, gradient)`` takes what is wanted from an evaluation; both are gone afterwards.
+Look = Callable[[P, Tensor, Tensors], T]
+
+#: Losses of a plane are handed over at least this often.
 _SECONDS = 1.0
 
 
@@ -36,8 +42,7 @@ class Points:
             [layout.pack(part)] if layout else [*part.values()] for part in (plane.origin, plane.first, plane.second)
         )
         self._row, self._point = ([torch.zeros_like(part) for part in self._origin] for _ in range(2))
-        views = layout.views(self._point[0]) if layout else dict(zip(plane.origin, self._point, strict=True))
-        self.tensors: Tensors = {name: nn.Parameter(view) for name, view in views.items()}
+        self.tensors = layout.views(self._point[0]) if layout else dict(zip(plane.origin, self._point, strict=True))
         self._x = math.nan
 
     def move(self, x: float, y: float) -> Tensors:
@@ -52,44 +57,100 @@ class Points:
 
 
 class Sweep:
-    """Losses of an objective along a row of points.
+    """Losses, and where wanted gradients, of an objective at the same tensors with one value after the other.
 
-    What an evaluation may have changed is put back once for a block of points, if at its end nothing has: no
-    attribute, no random number drawn, no tensor of the batch. A network that changes any of these gets every point
-    by itself. Buffers are fresh at every point. To be used inside ``objective.repeated()``.
+    What an evaluation may have changed is put back once for a block of points, if after the first of them and at
+    the end nothing has: no attribute, no random number drawn, no tensor of the batch. A network that changes any of
+    these gets every point by itself. Buffers are fresh at every point. To be used inside ``objective.repeated()``.
+
+    Args:
+        objective: what is evaluated; its gradient has been taken before where gradients are wanted.
+        tensors: those of every point, by public name.
+        gradients: whether they are wanted.
+        seconds: a block ends after this long, so that what is measured is soon handed over.
     """
 
-    def __init__(self, objective: Objective, plane: Plane) -> None:
-        self._objective, self._points = objective, Points(plane)
+    def __init__(
+        self, objective: Objective, tensors: Tensors, gradients: bool = False, seconds: float = math.inf
+    ) -> None:
+        self._objective, self._tensors, self._gradients, self._seconds = objective, tensors, gradients, seconds
+        self._leaves: Tensors = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
         # Blocks end by the clock, and processes that share the objective must evaluate the same points.
-        self._together = len(objective.parts) == 1 and objective.ranks.size == 1
+        alone = len(objective.parts) == objective.ranks.size == 1
+        self._together = alone and not objective.through_backward
+
+    def some(self, points: Sequence[P], move: Callable[[P], object], look: Look[P, T]) -> list[T]:
+        """What ``look`` found at the first of these points: at least one, and as many as there is time for.
+
+        ``move(point)`` gives the tensors the values of a point.
+        """
+        if self._together and len(points) > 1:
+            return self._block(points, move, look)
+        move(points[0])
+        if self._gradients:
+            return [look(points[0], *self._objective.value_and_gradient(self._tensors))]
+        return [look(points[0], self._objective.value(self._tensors), {})]
+
+    def all(self, points: Sequence[P], move: Callable[[P], object], look: Look[P, T]) -> list[T]:
+        """What ``look`` found at each of the points."""
+        found: list[T] = []
+        while len(found) < len(points):
+            found += self.some(points[len(found) :], move, look)
+        return found
+
+    def _block(self, points: Sequence[P], move: Callable[[P], object], look: Look[P, T]) -> list[T]:
+        objective, (part,) = self._objective, self._objective.parts
+        graphs = self._gradients or objective.takes_gradients
+
+        def work(model: nn.Module) -> list[T]:
+            scene, end, found = _Scene(model, part), time.monotonic() + self._seconds, list[T]()
+            for point in points:
+                move(point)
+                scene.renew_buffers()
+                found.append(look(point, *self._evaluated(model, part)))
+                self._together = len(found) > 1 or scene.is_as_it_was()
+                if not self._together or time.monotonic() > end:
+                    break
+            self._together = self._together and scene.is_as_it_was()
+            return found if self._together else found[:1]  # the first began as it should in any case
+
+        with torch.inference_mode(False), torch.set_grad_enabled(graphs), objective.conditions_of(part) as run:
+            result: list[T] = run(self._leaves, work)
+            return result
+
+    def _evaluated(self, model: nn.Module, part: Part) -> tuple[Tensor, Tensors]:
+        if not self._gradients:
+            return self._objective.loss(model, part).detach(), {}
+        loss = self._objective.differentiable_loss(model, part)
+        return loss.detach(), named_gradients(loss, self._leaves)
+
+
+class PlaneSweep:
+    """Losses of an objective along rows of points of a plane."""
+
+    def __init__(self, objective: Objective, plane: Plane) -> None:
+        self._points = Points(plane)
+        self._sweep = Sweep(objective, self._points.tensors, seconds=_SECONDS)
 
     def losses(self, x: float, ys: Sequence[float]) -> list[float]:
         """Losses at the first of these points: at least one, and as many as a second has time for."""
-        found = self._block(x, ys) if self._together and len(ys) > 1 else None
-        if found is None:
-            return [float(self._objective.value(self._points.move(x, ys[0])))]
-        return found
+        return self._sweep.some(ys, partial(self._points.move, x), lambda y, loss, _: float(loss))
 
-    def _block(self, x: float, ys: Sequence[float]) -> list[float] | None:
-        """None, and never tried again, where a point could have disturbed the next."""
-        part = self._objective.parts[0]
-        with torch.set_grad_enabled(self._objective.takes_gradients), self._objective.conditions_of(part) as run:
-            found: list[float] = run(self._points.tensors, lambda model: self._losses(model, part, x, ys))
-        self._together = bool(found)
-        return found or None
 
-    def _losses(self, model: nn.Module, part: Part, x: float, ys: Sequence[float]) -> list[float]:
-        attributes, randomness = Attributes(model.modules()), part.conditions.randomness.now(model)
-        batch = [kept for leaf in leaves_of(part.batch) if (kept := kept_values(leaf)) is not None]
-        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        end, found = time.monotonic() + _SECONDS, list[float]()
-        for y in ys:
-            self._points.move(x, y)
-            for buffer, then in buffers:
+class _Scene:
+    """What one evaluation in a block could leave behind for the next."""
+
+    def __init__(self, model: nn.Module, part: Part) -> None:
+        self._model, self._randomness = model, part.conditions.randomness.now(model)
+        self._attributes = Attributes(model.modules())
+        self._batch = [kept for leaf in leaves_of(part.batch) if (kept := kept_values(leaf)) is not None]
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def renew_buffers(self) -> None:
+        with torch.no_grad():
+            for buffer, then in self._buffers:
                 buffer.copy_(then)
-            found.append(float(part.weight * as_scalar(self._objective.loss_fn(model, part.supply.fresh())).detach()))
-            if time.monotonic() > end:
-                break
-        same = randomness.same_as(randomness.now(model)) and not any(kept.changed() for kept in batch)
-        return found if same and attributes.untouched() else []
+
+    def is_as_it_was(self) -> bool:
+        drawn = not self._randomness.same_as(self._randomness.now(self._model))
+        return not drawn and not any(kept.changed() for kept in self._batch) and self._attributes.untouched()

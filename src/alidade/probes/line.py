@@ -15,8 +15,9 @@ from alidade.landscape.arguments import check_finite
 from alidade.landscape.arguments import step_sizes as finite_step_sizes
 from alidade.landscape.coordinates import Coordinates, coordinates_named
 from alidade.landscape.differentiation import Tensors
-from alidade.landscape.lines import Line, line_along
+from alidade.landscape.lines import InnerProducts, Line, line_along
 from alidade.landscape.objective import Objective
+from alidade.landscape.sweep import Sweep
 
 #: Relative error of a gradient's norm in units of the precision, ||g32 - g64|| / (eps ||g||). Measured along the
 #: training of VGG networks: 3 to 4 without a norm, 25 to 222 with BatchNorm (a rounding that flips a ReLU or the
@@ -87,8 +88,7 @@ def line_profile(
     with objective.repeated():
         loss, base = _base(objective, gradients or not isinstance(direction, Mapping))
         line = line_along(system, start, base, _direction(objective, system, direction, base, seed))
-        error = gradient_error(objective.dtype)
-        points = [_measure(objective, line, float(eta), gradients, error) for eta in etas]
+        points = _points(objective, line, etas.tolist(), gradients)
         named = direction if isinstance(direction, str) else "gradient" if direction is None else "given"
         provenance = objective.provenance(coordinates=system.name, direction=named)
     return LineProfile(
@@ -118,12 +118,19 @@ class _Point(NamedTuple):
     status: str = UNDEFINED
 
 
-def _measure(objective: Objective, line: Line, eta: float, gradients: bool, error: float) -> _Point:
-    if not gradients:
-        loss = float(objective.value(line.point(eta)))
-        return _Point(loss, status=UNDEFINED if np.isfinite(loss) else NON_FINITE)
-    value, now = objective.value_and_gradient(line.point(eta))
-    loss, products = float(value), line.inner_products(now, eta)
+def _points(objective: Objective, line: Line, etas: list[float], gradients: bool) -> list[_Point]:
+    error = gradient_error(objective.dtype)
+
+    def look(eta: float, loss: Tensor, gradient: Tensors) -> _Point:
+        value = float(loss)
+        if gradients:
+            return _compared(line, eta, value, line.inner_products(gradient, eta), error)
+        return _Point(value, status=UNDEFINED if np.isfinite(value) else NON_FINITE)
+
+    return Sweep(objective, line.there, gradients).all(etas, line.point, look)
+
+
+def _compared(line: Line, eta: float, loss: float, products: InnerProducts, error: float) -> _Point:
     if not np.isfinite([loss, *products]).all():
         return _Point(loss, distance=products.change**0.5, status=NON_FINITE)
     distance, norms = products.change**0.5, (products.first * products.second) ** 0.5

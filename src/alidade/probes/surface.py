@@ -25,7 +25,7 @@ from alidade.landscape.planes import (
     trainable,
 )
 from alidade.landscape.ranks import require_one_process
-from alidade.landscape.sweep import Sweep
+from alidade.landscape.sweep import PlaneSweep
 from alidade.probes.recorded import Recorded, digest_of, recorded
 
 Tensors = dict[str, Tensor]
@@ -111,7 +111,7 @@ def loss_surface(
             require_one_process(objective.ranks, "loss_surface(out=...)")  # which would all write to one file
         about = {} if out is None else _about(moved, plane, x, y, states)
         with recorded(out, about, ("the origin", loss), moved.dtype) as known:
-            losses = _on_grid(known, Sweep(moved, plane), x, y, progress)
+            losses = _on_grid(known, PlaneSweep(moved, plane), x, y, progress)
             at_states = _at_states(known, moved, states, losses.size)
     return LossSurface(
         x=x, y=y, losses=losses, loss=loss, directions=plane.name, normalize=plane.normalize,
@@ -207,7 +207,7 @@ def _box(around: Floats) -> list[tuple[float, float]]:
 
 
 def _on_grid(
-    known: Recorded, sweep: Sweep, x: Floats, y: Floats, progress: Callable[[int, int], object] | None
+    known: Recorded, sweep: PlaneSweep, x: Floats, y: Floats, progress: Callable[[int, int], object] | None
 ) -> Floats:
     """The losses on the grid, row by row."""
     losses = np.empty((len(x), len(y)))
