@@ -222,6 +222,32 @@ def compiled(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
     return model, _plain(fast, optimizer, _vector_batches(steps), cross_entropy, watch(fast, cross_entropy, optimizer))
 
 
+class _Smooth(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def compiled_in_place(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
+    """``module.compile()`` leaves the module what it is; a hook on it would be compiled, and compiled anew."""
+    compilations: list[int] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        compilations.append(1)
+        return graph.forward
+
+    model = _Smooth()
+    model.compile(backend=counting)
+    optimizer = _sgd(model)
+    survey = watch(model, cross_entropy, optimizer)
+    losses = _plain(model, optimizer, _vector_batches(steps), cross_entropy, survey)
+    assert len(compilations) == 1
+    return model, losses
+
+
 def random_numbers_between(steps: int, watch: Watch) -> tuple[nn.Module, list[float]]:
     """The loop draws numbers of its own between announcing the batch and the forward pass."""
     model = _perceptron()
@@ -318,7 +344,7 @@ LOOPS = [
     changing_its_batch, remembering, backward_hooks,
     inner_module,
     vgg_batch_norm, resnet_dropout, gpt_tied_adamw, sgd_closure, lbfgs, autocast_bfloat16, autocast_inside_the_loss,
-    accumulation, grad_scaler, compiled, random_numbers_between,
+    accumulation, grad_scaler, compiled, compiled_in_place, random_numbers_between,
 ]  # fmt: skip
 
 NOTHING = _Nothing()

@@ -107,6 +107,28 @@ CALLS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
     "lists along": (_along(lambda t: t.tolist()), r"direction\['0.weight'\]: expected a Tensor, got \[\["),
     "precision along": (_along(lambda t: t.double()), "expected dtype float32, got float64"),
     "shape along": (_along(lambda t: t[:1]), r"expected shape \(5, 4\), got \(1, 4\)"),
+    "a number beyond all floats": (_at([10**400]), "non-empty list of finite numbers"),
+    "sparse along": (_along(lambda t: t.to_sparse()), "expected a dense Tensor, got layout sparse_coo"),
+    "a seed": (lambda m: alidade.line_profile(_objective(m), [0.1], "random", seed="x"), "seed: expected .*got 'x'"),
+    "a large seed": (lambda m: alidade.line_profile(_objective(m), [0.1], "random", seed=2**64), "of at most 64 bits"),
+    "a model for an objective": (
+        lambda m: alidade.line_profile(m, [0.1]),
+        r"alidade.Objective\(model, loss_fn, batch\)",
+    ),
+    "no objective": (lambda m: alidade.layer_scalars(None), r"alidade.Objective\(model, loss_fn, batch\), got None"),
+    "elsewhere": (lambda m: _objective(m).value({"x": torch.ones(1)}), r"at: expected.*unknown \['x'\]"),
+    "elsewhere, in part": (
+        lambda m: _objective(m).gradient({"0.weight": torch.ones(5, 4)}),
+        r"at: expected one tensor per trainable parameter, missing \['0.bias'",
+    ),
+    "meta": (_objective_of(lambda: nn.Linear(2, 2, device="meta")), "'weight' on the meta device; load it first"),
+    "a complex state": (
+        lambda m: _shift(after=dict(m.state_dict()) | {"0.weight": torch.zeros(5, 4) * 1j})(m),
+        r"after\['0.weight'\]: expected real numbers, got complex64",
+    ),
+    "a number of activations": (lambda m: alidade.activation_statistics(m, _loss, BATCH, 3), "list of names.*got 3"),
+    "numbers of activations": (lambda m: alidade.activation_statistics(m, _loss, BATCH, [1]), r"got \[1\]"),
+    "a true rate": (lambda m: alidade.layer_scalars(_objective(m), lr=True), "lr: expected a finite number"),
     "device along": (_along(lambda t: t.to("meta")), "expected device cpu, got meta"),
     "nan along": (_along(lambda t: t * float("nan")), "expected finite numbers, got NaN"),
     "a tensor along": (

@@ -15,6 +15,7 @@ from tests.survey.loops import LOOPS, NOTHING
 from torch import nn
 
 import alidade
+from alidade.core.probes import LineProfileProbe, RescalingProbe
 from alidade.core.schedule import Every
 
 STEPS = 200
@@ -62,6 +63,37 @@ def test_a_surveyed_run_is_bit_identical_and_sees_the_real_loss(
             assert value == pytest.approx(losses[step], rel=1e-5)
         else:
             assert value == losses[step], f"step {step}"
+
+
+EVERYTHING = [
+    "layer_scalars", "activations", "covariate_shift", "theorem_4_1", "update_profile",
+    LineProfileProbe(direction="random", step_sizes=(0.1, 1.0), schedule=Every(interval=25)),
+    LineProfileProbe(direction="update", coordinates="relative", step_sizes=(1.0,), schedule=Every(interval=25)),
+    LineProfileProbe(direction="random", coordinates="relative", step_sizes=(0.1,), schedule=Every(interval=25)),
+    RescalingProbe(step_sizes=(0.1,), factors=(0.5, 2.0), schedule=Every(interval=25)),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:probe .* failed")  # where there is no norm, some have nothing to measure
+@pytest.mark.parametrize("budget", [None, 0.5], ids=["every time", "budget"])
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_a_run_is_bit_identical_with_every_kind_of_probe(
+    loop: Callable[..., Any], budget: float | None, tmp_path: Path
+) -> None:
+    surveys: list[alidade.Survey] = []
+
+    def watch(model: nn.Module, loss_fn: Any, optimizer: Any) -> alidade.Survey:
+        out, schedule = tmp_path / "survey", Every(interval=25)
+        surveys.append(alidade.Survey(model, loss_fn, optimizer, out, EVERYTHING, schedule, budget))
+        return surveys[0]
+
+    plain, surveyed = _run(loop, lambda *_: NOTHING), _run(loop, watch)
+    surveys[0].close()
+    assert surveyed[1:] == plain[1:]
+    for (name, expected), found in zip(plain[0].state_dict().items(), surveyed[0].state_dict().values(), strict=True):
+        assert torch.equal(expected, found), name
+    measured = set(alidade.load(tmp_path / "survey").filter(pl.col("status") == "ok")["quantity"])
+    assert {"weight_norm", "activation_mean", "covariate_shift_l2", "update_loss", "random_loss"} <= measured
 
 
 def test_the_surveys_hooks_are_gone_after_close(tmp_path: Path) -> None:

@@ -35,11 +35,33 @@ def check_model(model: Any) -> None:
     if not trainable:
         raise CallError("model: expected at least one parameter with requires_grad, got none; unfreeze one")
     for name, parameter in trainable.items():
+        if parameter.is_meta:
+            raise CallError(f"model: expected parameters with values, got {name!r} on the meta device; load it first")
         if parameter.is_complex():
             raise CallError(
                 f"model: expected real trainable parameters, got {str(parameter.dtype)[6:]} in {name!r}; "
                 "keep its real and imaginary parts as parameters, or freeze it"
             )
+
+
+def check_objective(value: Any) -> None:
+    """Refuse what is no objective, such as the model that one is made of.
+
+    Raises:
+        CallError: it says how to make one.
+    """
+    if not hasattr(value, "differentiable_loss"):
+        raise CallError(f"objective: expected an alidade.Objective(model, loss_fn, batch), got {brief(value)}")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what cannot begin a sequence of random numbers.
+
+    Raises:
+        CallError: no whole number of 64 bits.
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not -(2**63) <= int(seed) < 2**63:
+        raise CallError(f"seed: expected a whole number of at most 64 bits, got {brief(seed)}")
 
 
 def step_sizes(values: Any) -> Floats:
@@ -61,7 +83,10 @@ def step_sizes(values: Any) -> Floats:
     for number in numbers:
         if not isinstance(number, Real) or isinstance(number, bool):
             raise CallError(f"step_sizes: expected finite numbers, got {brief(number)} among them")
-    etas = np.array([float(number) for number in numbers])
+    try:
+        etas = np.array([float(number) for number in numbers])
+    except OverflowError as error:  # a whole number beyond all floats
+        raise CallError(expected) from error
     if not etas.size or not np.isfinite(etas).all():
         raise CallError(expected)
     return etas
@@ -84,6 +109,8 @@ def check_tensors(parameters: Tensors, given: Any, label: str = "direction") -> 
         tensor = given[name]
         if not isinstance(tensor, Tensor):
             raise CallError(f"{label}[{name!r}]: expected a Tensor, got {brief(tensor)}")
+        if tensor.layout != torch.strided:
+            raise CallError(f"{label}[{name!r}]: expected a dense Tensor, got layout {_plain(tensor.layout)}")
         for what in ("shape", "dtype", "device"):
             expected, came = getattr(parameter, what), getattr(tensor, what)
             if expected != came:

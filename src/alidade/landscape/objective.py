@@ -53,8 +53,8 @@ class Objective:
 
     Args:
         model: any module; wrappers of data parallelism and compilation are looked through.
-        loss_fn: ``loss_fn(model, batch)`` returns a scalar Tensor; or a pair ``(forward, criterion)`` with
-            ``forward(model, batch)`` the outputs and ``criterion(outputs, batch)`` the scalar.
+        loss_fn: ``loss_fn(model, batch)`` returns a scalar Tensor; or a pair of ``forward(model, batch)``, the
+            outputs, and ``criterion(outputs, batch)``, the scalar.
         batch: whatever ``loss_fn`` takes; kept by reference.
         statistics: None leaves each normalization layer in its own mode; "batch" or "running" switches the
             layers that keep running statistics, and never dropout.
@@ -210,9 +210,8 @@ class Objective:
     def hvp(self, v: Mapping[str, Tensor], at: Mapping[str, Tensor] | None = None) -> Tensors:
         r"""Hessian-vector product :math:`\nabla^2 L(\theta) v` by double backward, exact through train-mode norms.
 
-        ``v`` has one tensor per trainable parameter. Attention uses its plain implementation here: the fused
-        ones have no second derivative. Where the network is piecewise linear (ReLU, max pooling) this is the
-        Hessian almost everywhere: it does not see the kinks.
+        ``v`` has one tensor per trainable parameter. Attention uses its plain implementation: the fused ones have no
+        second derivative. Of a piecewise linear network (ReLU, max pooling) it does not see the kinks.
         """
         self.check_direction(v)
         self.confirm(None)
@@ -226,19 +225,19 @@ class Objective:
     def inspect(self, work: Callable[[nn.Module, Any], T]) -> list[T]:
         """``work(model, batch)`` once per (micro-)batch, under its conditions, where the objective stands.
 
-        For probes that look inside the network: ``work`` may register hooks and call ``loss_fn``; whatever it
-        changes on the model is put back. Without gradients, unless the loss takes some: ``work`` then begins anew.
+        ``work`` may register hooks and call ``loss_fn``; what it changes on the model is put back. Without
+        gradients, unless the loss takes some: ``work`` then begins anew.
         """
         return self._each(None, lambda model, part, leaves: work(model, part.supply.fresh()))
 
     def differentiate(self, work: Callable[[nn.Module, Callable[[nn.Module], Tensor]], T]) -> T:
         """``work(model, loss)`` with gradients on, for probes that differentiate with respect to activations.
 
-        ``loss(model)`` runs the forward pass. One batch only: activations of micro-batches are no sum.
+        ``loss(model)`` runs the forward pass. One batch, one process: activations of several are no sum.
         """
         if len(self.parts) > 1:
             raise CallError(f"objective: expected one batch, got {len(self.parts)} micro-batches; probe without them")
-        require_one_process(self.ranks, "objective")  # activations are those of one process
+        require_one_process(self.ranks, "objective")
         (part,) = self.parts
         return self._each(None, lambda model, *_: work(model, lambda m: self.differentiable_loss(m, part)), True)[0]
 
@@ -246,9 +245,9 @@ class Objective:
         """For probes that evaluate many times: inside, nothing but this objective's evaluations may touch the model."""
         return self._evaluations.repeated(self.parts[0])
 
-    def check_direction(self, v: Mapping[str, Tensor]) -> None:
+    def check_direction(self, v: Mapping[str, Tensor], label: str = "direction") -> None:
         """Refuse a dictionary that does not hold exactly one tensor of the right shape per trainable parameter."""
-        check_tensors(self.parameters, v)
+        check_tensors(self.parameters, v, label)
 
     def _value(self, at: Mapping[str, Tensor] | None, with_graph: bool = False) -> Tensor:
         """The loss; the graph of its forward pass shows whether it depends on the parameters."""
@@ -267,17 +266,19 @@ class Objective:
         return loss if part.weight == 1 else part.weight * loss
 
     def differentiable_loss(self, model: nn.Module, part: Part) -> Tensor:
-        """The weighted loss of a (micro-)batch, with its graph; to be called under its conditions."""
+        """The same with its graph."""
         loss = self.loss(model, part)
         if not loss.requires_grad:
             raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
         return loss
 
     def _each(self, at: Mapping[str, Tensor] | None, work: Work[T], differentiate: bool = False) -> list[T]:
+        if at is not None:
+            self.check_direction(at, "at")
+
         def evaluated(graphs: bool) -> list[T]:
             with torch.inference_mode(False):
-                # Clones: a forward pass may write to its parameters (an embedding with max_norm does), and these are
-                # not to be the live ones.
+                # Clones: a forward pass may write to its parameters, as an embedding with max_norm does.
                 point = {name: p.clone() for name, p in self.parameters.items()} if at is None else at
                 return [self._evaluations.at(point, part, work, graphs) for part in self.parts]
 

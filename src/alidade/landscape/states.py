@@ -80,6 +80,8 @@ def _as_live(value: Any, live: Tensor, label: str) -> Tensor:
         raise CallError(f"{label}: expected a Tensor, got {type(value).__name__}")
     if value.shape != live.shape:
         raise CallError(f"{label}: expected shape {tuple(live.shape)}, got {tuple(value.shape)}")
+    if value.is_complex() and not live.is_complex():
+        raise CallError(f"{label}: expected real numbers, got {str(value.dtype).removeprefix('torch.')}")
     with torch.inference_mode(False):
         found: Tensor = value.clone() if value.is_inference() else value.detach()
         return found.to(device=live.device, dtype=live.dtype)

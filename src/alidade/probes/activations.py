@@ -136,7 +136,7 @@ def _modules_named(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
     owners = _owners(model, modules)
     if layers is None:
         return owners
-    if isinstance(layers, str) or not len(layers):
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers or not all(map(_is_text, layers)):
         raise CallError(f"layers: expected None or a non-empty list of names of modules, got {brief(layers)}")
     wanted = [public_name(name) or ROOT for name in layers]
     unknown = [name for name in wanted if name not in modules]
@@ -145,6 +145,10 @@ def _modules_named(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
             f"layers: expected names of modules, got {unknown[0]!r}; those with parameters are {', '.join(owners)}"
         )
     return {name: modules[name] for name in wanted}
+
+
+def _is_text(name: Any) -> bool:
+    return isinstance(name, str)
 
 
 def _owners(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -65,6 +65,25 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
     return {public_name(n): p.detach().clone() for n, p in unwrap(model).named_parameters() if p.requires_grad}
 
 
+class _BeforeCompiled:
+    """A forward pre-hook for a module compiled in place (``module.compile()``), whose real hooks are compiled, too."""
+
+    def __init__(self, module: nn.Module, act: Callable[[nn.Module, Any], None]) -> None:
+        compiled: Any = module._compiled_call_impl
+
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            act(module, args)
+            return compiled(*args, **kwargs)
+
+        self._module, self._compiled, self._stand_in = module, compiled, stand_in
+        module._compiled_call_impl = stand_in
+
+    def remove(self) -> None:
+        """Take the stand-in away."""
+        if self._module._compiled_call_impl is self._stand_in:
+            self._module._compiled_call_impl = self._compiled
+
+
 class ForwardWatch:
     """Records under which conditions the model's next forward call runs, once; leaves no hook behind.
 
@@ -83,7 +102,12 @@ class ForwardWatch:
         self._attributes: Attributes | None = None
         # Hooks inside compiled code would have it compiled again.
         watched = self._inner.modules() if model is self._inner else [model]
-        self._handles = [module.register_forward_pre_hook(self._capture) for module in watched]
+        self._handles = [
+            module.register_forward_pre_hook(self._capture)
+            if module._compiled_call_impl is None
+            else _BeforeCompiled(module, self._capture)
+            for module in watched
+        ]
 
     def _capture(self, module: nn.Module, inputs: Any) -> None:
         self.stop()

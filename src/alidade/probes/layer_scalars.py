@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from alidade.core.errors import CallError, brief
 from alidade.core.layer_scalars import Kind, LayerScalars
+from alidade.landscape.arguments import check_objective
 from alidade.landscape.coordinates import root_sum
 from alidade.landscape.layers import home
 from alidade.landscape.objective import Objective
@@ -68,6 +70,7 @@ def layer_scalars(
     >>> np.degrees(scalars.angular_update)
     array([45.])
     """
+    check_objective(objective)
     if update is not None:
         objective.check_direction(update)
     weights = objective.parameters
@@ -92,10 +95,13 @@ def _rates(lr: float | Mapping[str, float] | None, names: list[str]) -> dict[str
     if lr is None:
         return dict.fromkeys(names, _NAN)
     rates = {name: lr.get(name, _NAN) for name in names} if isinstance(lr, Mapping) else dict.fromkeys(names, lr)
+    found = {}
     for name, rate in rates.items():
-        if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
+        number = rate.item() if isinstance(rate, Tensor | np.generic) and rate.ndim == 0 else rate
+        if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= float(number) < math.inf:
             raise CallError(f"lr: expected a finite number >= 0 for every parameter, got {brief(rate)} for {name!r}")
-    return rates
+        found[name] = float(number)
+    return found
 
 
 def _entries(model: nn.Module, names: Iterable[str]) -> dict[tuple[str, Kind], list[str]]:

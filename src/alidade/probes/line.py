@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alidade.core.errors import CallError, brief
 from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, LineProfile
-from alidade.landscape.arguments import check_finite
+from alidade.landscape.arguments import check_finite, check_objective, check_seed
 from alidade.landscape.arguments import step_sizes as finite_step_sizes
 from alidade.landscape.coordinates import Coordinates, coordinates_named
 from alidade.landscape.differentiation import Tensors
@@ -82,6 +82,8 @@ def line_profile(
     >>> profile.directional_curvature.round(4).tolist(), round(profile.max_effective_smoothness, 4)
     ([3.4, 3.4], 3.6056)
     """
+    check_objective(objective)
+    check_seed(seed)
     etas = finite_step_sizes(step_sizes)
     start = objective.parameters
     system = coordinates_named(coordinates, objective.model, start)
@@ -166,7 +168,7 @@ def _direction(
     if isinstance(direction, Mapping):
         objective.check_direction(direction)
         check_finite(direction)
-        return _scaled(system, dict(direction))
+        return _scaled(system, {name: tensor.detach() for name, tensor in direction.items()})
     if direction is not None and not (isinstance(direction, str) and direction == "random"):
         raise CallError(f"direction: expected None, 'random' or a dict of tensors, got {brief(direction)}")
     length = system.gradient_norm(base)

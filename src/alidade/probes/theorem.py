@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alidade.core.errors import CallError, brief
+from alidade.core.errors import CallError, RefusedError, brief
 from alidade.core.records import NON_FINITE, OK, UNDEFINED, Provenance, Row
 from alidade.landscape.objective import Objective
 from alidade.theory.layers import BATCH_NORMS, LipschitzTerms, layer_theorem_4_1_terms
@@ -62,6 +62,7 @@ def lipschitz_reduction(objective: Objective, layers: Sequence[str] | None = Non
     Raises:
         CallError: no such layer, an unknown name, a layer that is not a BatchNorm or runs on running statistics, or
             one that sees fewer than two samples per unit.
+        RefusedError: no such layer has a gradient, as inside of reentrant checkpointing.
 
     Cost: one forward pass and one backward pass down to the first such layer.
 
@@ -112,7 +113,12 @@ def _terms(model: nn.Module, watched: tuple[str, ...], loss: Any) -> dict[str, L
             hook = modules[name].register_forward_hook(lambda module, args, z, name=name: look(name, args[0], z))
             stack.callback(hook.remove)
         value = loss(model)
-    called = [name for name in watched if name in outputs]
+    called = [name for name in watched if name in outputs and outputs[name].requires_grad]
+    if not called:
+        raise RefusedError(
+            f"layers: expected BatchNorm layers that the loss depends on, got {', '.join(map(repr, watched[:5]))}, "
+            "called without gradients; reentrant checkpointing hides them: use_reentrant=False"
+        )
     gradients = torch.autograd.grad(value, [outputs[name] for name in called], allow_unused=True)
     return {
         name: layer_theorem_4_1_terms(modules[name], inputs[name], torch.zeros_like(outputs[name]) if g is None else g)
