@@ -464,3 +464,23 @@ def test_every_error_is_alidades_own() -> None:
         activation_statistics(nn.Identity(), lambda model, x: model(x).sum(), torch.randn(2, 2))
     with pytest.raises(AlidadeError):
         activation_statistics(nn.Linear(2, 2), "cross entropy", torch.randn(2, 2))  # type: ignore[arg-type]
+
+
+class _CarriesItsLoss(nn.Module):
+    """As from a model hub: the loss comes first in the output, and the model owns a parameter itself."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.scale, self.alone = nn.Parameter(torch.tensor([2.0, 3.0])), alone
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.scale * x
+        return {"loss": y.mean()} if self.alone else {"loss": y.mean(), "count": torch.tensor(2), "logits": y}
+
+
+def test_the_loss_in_an_output_is_no_activation_unless_it_is_all_there_is() -> None:
+    x = torch.tensor([[1.0, 1.0], [3.0, 1.0]])
+    found = activation_statistics(_CarriesItsLoss(False), lambda model, x: model(x)["loss"], x)["(model)"]
+    assert found.units.mean.tolist() == [4.0, 3.0]
+    alone = activation_statistics(_CarriesItsLoss(True), lambda model, x: model(x)["loss"], x)["(model)"]
+    assert alone.units.mean.tolist() == [3.5]

@@ -15,6 +15,7 @@ from alidade.core.activations import ActivationStatistics, LayerActivations
 from alidade.core.errors import CallError, brief
 from alidade.core.records import Floats
 from alidade.core.sketch import Histogram, Moments
+from alidade.landscape.batches import leaves_of
 from alidade.landscape.isolation import public_name
 from alidade.landscape.layers import ROOT, home
 from alidade.landscape.loss import LossFunction
@@ -60,9 +61,10 @@ def activation_statistics(
         statistics: None leaves each normalization layer in its own mode; "batch" or "running" switches them.
 
     Returns:
-        One :class:`LayerActivations` per layer, float64, units of the layer's output. If an output is a tuple or a
-        mapping, its first floating-point tensor is measured. The calls of a layer that is called several times are
-        pooled. NaN and infinities are counted; the moments of a unit that had one are NaN.
+        One :class:`LayerActivations` per layer, float64, units of the layer's output. If an output is a tuple, a
+        mapping or a dataclass, its first floating-point tensor that is no single number is measured. The calls of a
+        layer that is called several times are pooled. NaN and infinities are counted; the moments of a unit that had
+        one are NaN.
 
     Raises:
         CallError: an unknown layer, one that was not called or gave no dense floating-point tensor, an unknown
@@ -111,7 +113,7 @@ def _observe(
         if tensor is None and named:
             raise CallError(f"layers: expected a dense floating-point output of {name!r}, got {type(output).__name__}")
         if tensor is not None:
-            seen = _measure(tensor, _unit_axis(module, tensor))
+            seen = _measure(tensor.detach(), _unit_axis(module, tensor))
             found[name] = found[name].merge(seen) if name in found else seen
 
     with ExitStack() as stack:
@@ -161,20 +163,19 @@ def _owners(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.
 
 
 def _first_floating(output: Any) -> Tensor | None:
-    """The first dense floating-point tensor in an output of any nesting."""
-    if isinstance(output, Tensor):
-        dense = output.layout == torch.strided and not output.is_nested
-        return output.detach() if dense and output.is_floating_point() else None
-    parts: Sequence[Any] = list(output.values()) if isinstance(output, Mapping) else ()
-    if isinstance(output, list | tuple):
-        parts = output
-    return next((found for part in parts if (found := _first_floating(part)) is not None), None)
+    """The first dense floating-point tensor in an output of any nesting; a number, such as a loss, only if alone."""
+    found = [tensor for tensor in leaves_of(output) if isinstance(tensor, Tensor) and _is_dense(tensor)]
+    return next((tensor for tensor in found if tensor.ndim), found[0] if found else None)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested and tensor.is_floating_point()
 
 
 def _unit_axis(module: nn.Module, output: Tensor) -> int:
     """The axis of an output that counts units (see :func:`activation_statistics`)."""
     dims, last = output.ndim, max(output.ndim - 1, 0)
-    if isinstance(module, _UNITS_LAST):
+    if isinstance(module, _UNITS_LAST) or not dims:
         return last
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return dims - len(module.normalized_shape)
