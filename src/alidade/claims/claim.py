@@ -19,6 +19,9 @@ Relation = Literal[">", "<"]
 Scale = Literal["log", "linear"]
 VerdictName = Literal["supported", "refuted", "undecided"]
 
+#: Columns that a claim looks at in the rows of one run.
+_NEEDED = ["step", "quantity", "layer", "step_size", "value", "statistics", "status"]
+
 #: Ratios that an interval keeps within this factor of the threshold are called a tie.
 TIE = 1.01
 
@@ -43,9 +46,15 @@ class Runs:
         return self._by_run.get(run, self.frame.clear())
 
     def of(self, run: str, quantity: str) -> pl.DataFrame:
-        """The rows of one quantity of one run."""
-        cut = self.once(("quantities", run), lambda: self.rows(run).partition_by("quantity", as_dict=True))
-        return cut.get((quantity,), self.frame.clear())
+        """The rows of one quantity of one run, without what is the same in all of them."""
+        cut = self.once(("quantities", run), lambda: self._cut_up(self.rows(run)))
+        return cut.get((quantity,), self._needed(self.frame.clear()))
+
+    def _cut_up(self, rows: pl.DataFrame) -> dict[tuple[object, ...], pl.DataFrame]:
+        return self._needed(rows).partition_by("quantity", as_dict=True)
+
+    def _needed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.select(name for name in _NEEDED if name in rows.columns)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` gives, which is made once: claims ask for the same series of the same run again and again."""

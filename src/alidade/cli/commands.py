@@ -121,7 +121,7 @@ def export(
     """All measurements as one tidy table."""
     from alidade import store
 
-    frame = opened(folder).frame
+    frame = opened(folder).table
     if to is Format.csv and out is None:
         sys.stdout.write(frame.write_csv())
         return
