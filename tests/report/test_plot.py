@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from alidade.core.curvature import Curvature, SpectralDensity, TopEigenvalues, Trace
 from alidade.core.errors import CallError, WorkError
 from alidade.core.records import LineProfile, Provenance
 from alidade.report.plot import plot
@@ -108,3 +109,42 @@ def test_measurements_per_layer_are_drawn() -> None:
     }
     for title, thing in measured.items():
         assert title in json.dumps(alidade.plot(thing).spec)
+
+
+AT = Provenance("batch", "float64", 8)
+
+
+def _spectrum(problem: str | None = None) -> SpectralDensity:
+    grid = np.linspace(-1.0, 9.0, 50)
+    return SpectralDensity(
+        grid, np.exp(-(grid**2)), 0.01 * np.ones(50), np.array([[0.0, 8.0]]), np.array([[0.9, 0.1]]), np.array([8.0]),
+        8.0, 0.04, 100, 20, "kept", AT, problem,
+    )  # fmt: skip
+
+
+def test_curvature_is_drawn_with_its_error():
+    top = TopEigenvalues(np.array([9.0, 4.0]), np.array([0.01, 1.0]), 1e-2, "largest", 12, "kept", AT)
+    chart = json.dumps(plot(top).spec, ensure_ascii=False)
+    assert "1 not converged and not drawn" in chart
+    assert "λ1,9.0,8.99,9.01" in chart  # the bar reaches one residual to each side
+    assert "λ2" not in chart
+    trace = json.dumps(plot(Trace(20.0, 0.5, True, 30, "hutchinson", "kept", AT)).spec, ensure_ascii=False)
+    assert "tr H,20.0,19.0,21.0" in trace
+    density = json.dumps(plot(_spectrum()).spec, ensure_ascii=False)
+    assert "1 outliers" in density
+    assert "batch statistics" in density
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        TopEigenvalues(np.array([9.0]), np.array([9.0]), 1e-2, "largest", 12, "kept", AT),
+        Trace(20.0, 5.0, False, 30, "hutchinson", "kept", AT),
+        Curvature(float("nan"), "batch_sharpness", "nat/w^2", 1, "kept", AT),
+        _spectrum("differences disagree"),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_curvature_that_cannot_be_trusted_is_not_drawn(thing):
+    with pytest.raises(CallError, match="expected a measurement that may be drawn, got status"):
+        plot(thing)

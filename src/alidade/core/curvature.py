@@ -77,9 +77,14 @@ class Trace:
     provenance: Provenance
     problem: str | None = None
 
+    @property
+    def status(self) -> str:
+        """One of ok | not_converged | what is wrong with the products."""
+        return self.problem or (OK if self.converged else NOT_CONVERGED)
+
     def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
         """``hessian_trace``, ``hessian_trace_standard_error`` and ``hessian_trace_matvecs``."""
-        status = self.problem or (OK if self.converged else NOT_CONVERGED)
+        status = self.status
         name = f"{prefix}hessian_trace"
         yield _row(self.provenance, step, name, self.value, UNIT, status)
         yield _row(self.provenance, step, f"{name}_standard_error", self.standard_error, UNIT)
@@ -107,9 +112,14 @@ class SpectralDensity:
     provenance: Provenance
     problem: str | None = None
 
+    @property
+    def status(self) -> str:
+        """One of ok | what is wrong with the products."""
+        return self.problem or OK
+
     def rows(self, step: int, prefix: str = "") -> Iterator[Row]:
         """Density with its error along the grid (``step_size`` is the eigenvalue), and the number of outliers."""
-        status = self.problem or OK
+        status = self.status
         for name, values in (("", self.density), ("_standard_error", self.standard_error)):
             for eigenvalue, value in zip(self.grid, values, strict=True):
                 quantity = f"{prefix}spectral_density{name}"

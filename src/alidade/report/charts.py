@@ -254,13 +254,14 @@ def _apart(frame: Frame, marks: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def reference(frame: Frame, values: Sequence[float]) -> list[alt.Chart]:
-    """Dotted horizontal lines; the subtitle says what they are."""
+def reference(frame: Frame, values: Sequence[float], solid: bool = False) -> list[alt.Chart]:
+    """Horizontal lines, dotted unless they are a threshold; the subtitle says what they are."""
     low, high = frame.y.domain
     rows = pl.DataFrame({"y": [value for value in values if low < value < high]}, schema={"y": pl.Float64})
     if rows.is_empty():
         return []
-    rule = alt.Chart(data(rows)).mark_rule(strokeDash=[1, 4], strokeCap="round", strokeWidth=1.8, color=css("ink"))
+    dash = [1, 0] if solid else [1, 4]
+    rule = alt.Chart(data(rows)).mark_rule(strokeDash=dash, strokeCap="round", strokeWidth=1.8, color=css("ink"))
     return [rule.encode(y=y_of(frame, "y:Q"))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alidade.report.activation_figures import movement, ridgelines
+from alidade.report.curvature_figures import sharpness, spectrum
 from alidade.report.edge_figures import edge
 from alidade.report.ends_figures import ends
 from alidade.report.figure import Figure
@@ -30,6 +31,8 @@ FIGURES: dict[str, Callable[[Readings], Figure | None]] = {
     "smoothness": smoothness,
     "ends": ends,
     "edge": edge,
+    "sharpness": sharpness,
+    "spectrum": spectrum,
     "scale_free": twins,
     "random": random_directions,
     "noisy": noisy,

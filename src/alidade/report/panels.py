@@ -28,13 +28,14 @@ def over_steps(
     y: Axis | None = None,
     references: Sequence[float] = (),
     marks: pl.DataFrame | None = None,
+    solid: bool = False,
+    points: bool = False,
 ) -> Panel:
     """A quantity along training, mean and spread over seeds; geometric unless ``y`` is a linear axis."""
     rows = thinned(over_seeds(values, geometric=y is None))
-    frame = Frame(
-        id_, title, subtitle, readings.variants, step_axis(readings), y or log_axis([*rows["lo"], *rows["hi"]])
-    )
-    layers = [*curves(frame, rows), *reference(frame, references)]
+    levels = [*rows["lo"], *rows["hi"], *(references if solid else ())]  # a threshold shows, however far it is
+    frame = Frame(id_, title, subtitle, readings.variants, step_axis(readings), y or log_axis(levels))
+    layers = [*curves(frame, rows, points), *reference(frame, references, solid)]
     if marks is not None:
         layers += refused(frame, marks)
     means = over_training(readings, values, geometric=y is None)
@@ -54,13 +55,14 @@ def over_loss(
     values: pl.DataFrame,
     y: Axis | None = None,
     references: Sequence[float] = (),
+    solid: bool = False,
 ) -> Panel:
     """The companion of ``over_steps``: the same quantity against the training loss of its step."""
     probes = readings.against_loss(values)
     bins = binned_by_loss(probes, geometric=y is None)
     x = log_axis(probes["x"], falling=True)
     frame = Frame(id_, title, subtitle, readings.variants, x, y or log_axis(probes["y"]), loss_title(readings))
-    layers = [*at_equal_loss(frame, _few(probes), bins), *reference(frame, references)]
+    layers = [*at_equal_loss(frame, _few(probes), bins), *reference(frame, references, solid)]
     shared = shared_loss(probes)
     inside = probes.filter(pl.col("x").is_between(*shared)) if shared else probes.clear()
     means = over_seeds(per_seed(inside, geometric=y is None), geometric=y is None, by=("v",))

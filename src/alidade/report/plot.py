@@ -61,9 +61,9 @@ def plot(thing: Any, figure: str | None = None) -> Chart:
     """A chart of ``thing``: a measurement, a study, a table of measurements, or verdicts.
 
     Args:
-        thing: what line_profile, loss_surface, interpolate, covariate_shift, layer_scalars or
-            activation_statistics returned, a Study,
-            a table as ``alidade.load`` gives it, or a list of Verdicts.
+        thing: what line_profile, loss_surface, interpolate, covariate_shift, layer_scalars, activation_statistics,
+            top_eigenvalues, hessian_trace, spectral_density or a sharpness returned, a Study, a table as
+            ``alidade.load`` gives it, or a list of Verdicts.
         figure: which figure of a study; None draws all of them. "loss_band" is the first section's that has it,
             "lp_norms.loss_band" that of one section.
 
@@ -86,6 +86,7 @@ def _drawer(thing: Any) -> Callable[[Any], dict[str, Any]] | None:
 
     from alidade.claims.claim import Verdict
     from alidade.core.activations import ActivationChange, ActivationStatistics
+    from alidade.core.curvature import Curvature, SpectralDensity, TopEigenvalues, Trace
     from alidade.core.layer_scalars import LayerScalars
     from alidade.core.records import COLUMNS, CovariateShift, LineProfile
     from alidade.core.surface import Interpolation, LossSurface
@@ -95,6 +96,8 @@ def _drawer(thing: Any) -> Callable[[Any], dict[str, Any]] | None:
         return _profile
     if isinstance(thing, LossSurface | Interpolation):
         return _surface
+    if isinstance(thing, SpectralDensity | TopEigenvalues | Trace | Curvature):
+        return _curvature
     if isinstance(thing, Study):
         return _study
     if isinstance(thing, CovariateShift | LayerScalars | ActivationStatistics | ActivationChange):
@@ -119,6 +122,15 @@ def _surface(measured: Any) -> dict[str, Any]:
     if isinstance(measured, LossSurface):
         return composed([surface_panels(measured)], width=SURFACE_SIZE)
     return composed([interpolation_panels(measured)])
+
+
+def _curvature(measured: Any) -> dict[str, Any]:
+    from alidade.report.curvature_pictures import curvature_panels
+
+    panels = curvature_panels(measured)
+    if not panels:
+        raise CallError(f"plot: expected a measurement that may be drawn, got status {measured.status!r}")
+    return composed([panels], width=420)
 
 
 def _layers(measured: Any) -> dict[str, Any]:

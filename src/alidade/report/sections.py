@@ -27,17 +27,11 @@ class Entry:
     figure: str  # its name in FIGURES
     keep: Callable[[Variant], bool] | None = None  # which networks; None: all
     together: bool = False  # one figure over all settings
-    when: Callable[[Readings], bool] | None = None  # in which studies; None: in all
 
 
 def _of_figure_1(variant: Variant) -> bool:
     plain = isinstance(variant.spec, RunSpec) and not variant.spec.data.augment
     return plain and variant.learning_rate in _FIRST_FIGURE
-
-
-def _penalized(readings: Readings) -> bool:
-    """The bands then contain the penalty: the loss without it has to stand beside them."""
-    return readings.has("train_objective")
 
 
 _LANDSCAPE = (Entry("loss_band"), Entry("gradient_band"), Entry("smoothness"))
@@ -50,12 +44,12 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "covariate_shift": (Entry("covariate_shift"),),
     "rescaling_control": (Entry("rescaling"),),
     "landscape": (
-        Entry("training", when=_penalized), Entry("stepper"), *_LANDSCAPE,
-        Entry("edge"), Entry("scale_free"), Entry("random"),
+        Entry("stepper"), *_LANDSCAPE, Entry("edge"), Entry("scale_free"), Entry("random"),
     ),
     "glorot_start": (Entry("training"), *_LANDSCAPE),
     "lp_norms": (Entry("training"), *_LANDSCAPE, Entry("scale_free")),
     "deep_linear": (Entry("training"), Entry("ends"), Entry("edge"), *_LANDSCAPE, Entry("scale_free")),
+    "curvature": (Entry("sharpness"), Entry("spectrum")),
     "theorems": (Entry("theorem_4_1", together=True), Entry("theorems", together=True)),
 }  # fmt: skip
 
@@ -112,8 +106,6 @@ def _over(readings: Readings, name: str) -> Callable[[], Figure | None]:
 
 def _entries(section: str, readings: Readings) -> Iterator[Planned]:
     for entry in SECTIONS.get(section, _OTHERWISE):
-        if entry.when and not entry.when(readings):
-            continue
         kept = readings.only(entry.keep) if entry.keep else readings
         parts = [("", kept if kept.variants else readings)] if entry.together else settings(kept)
         for place, (words, part) in enumerate(parts):
