@@ -87,6 +87,67 @@ def test_raw_quantities_scale_as_theory_says(seed: int, factor: float) -> None:
     np.testing.assert_allclose(second.effective_smoothness * factor**2, first.effective_smoothness, rtol=1e-6)
 
 
+def _moved_alike(model: nn.Module, scaled: nn.Module, scales: dict[str, torch.Tensor], seed: int) -> None:
+    """Where weights are a times as large, the direction a d leads to the same function, and gradients are g / a."""
+    first, second = (Objective(m, cross_entropy, _batch(seed)) for m in (model, scaled))
+    along = {name: gradient.clone() for name, gradient in first.gradient().items()}
+    etas = [-0.1, 0.05, 0.3]
+    plain = line_profile(first, etas, direction=along)
+    other = line_profile(second, etas, direction={name: scales[name] * value for name, value in along.items()})
+    np.testing.assert_allclose(other.losses, plain.losses, rtol=1e-9)
+    base = first.gradient()
+    expected = {name: value / scales[name] for name, value in base.items()}
+    np.testing.assert_allclose(
+        other.gradient_norm, sum(float(g.square().sum()) for g in expected.values()) ** 0.5, rtol=1e-7
+    )
+    for eta, distance in zip(etas, other.gradient_distances, strict=True):
+        there = first.gradient({name: p - eta * along[name] for name, p in first.parameters.items()})
+        changes = ((there[name] - base[name]) / scales[name] for name in base)
+        # differences of gradients lose up to 3 of 16 digits at these step sizes
+        np.testing.assert_allclose(distance, sum(float(c.square().sum()) for c in changes) ** 0.5, rtol=1e-6)
+
+
+@FEW
+@given(SEEDS, SCALES)
+def test_raw_gradients_of_rescaled_filters_before_a_norm_are_divided_filter_by_filter(
+    seed: int, factors: list[float]
+) -> None:
+    model = _normalized(seed)
+    scales = {name: torch.ones(()).double() for name, _ in model.named_parameters()}
+    scales["0.weight"] = torch.tensor(factors, dtype=torch.float64)[:, None]
+    scaled = copy.deepcopy(model)
+    scaled[0].weight.data *= scales["0.weight"]
+    _moved_alike(model, scaled, scales, seed)
+
+
+@FEW
+@given(SEEDS, SCALES)
+def test_raw_gradients_of_a_relu_network_scale_with_its_units(seed: int, factors: list[float]) -> None:
+    """Every unit by a factor of its own, which the next layer divides out again."""
+    model, units = _plain_relu(seed), torch.tensor(factors, dtype=torch.float64)
+    scaled = copy.deepcopy(model)
+    scaled[0].weight.data *= units[:, None]
+    scaled[2].weight.data /= units
+    _moved_alike(model, scaled, {"0.weight": units[:, None], "2.weight": 1 / units}, seed)
+
+
+@FEW
+@given(SEEDS, st.floats(-9.0, 0.0).map(lambda power: 10.0**power))
+def test_what_is_below_the_resolution_is_marked_and_the_resolution_holds(seed: int, eta: float) -> None:
+    """In float32 the smoothness is that of float64 along the same line, to its resolution."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 3))
+    x, y = _batch(seed)
+    objective = Objective(model, cross_entropy, (x.float(), y))
+    found = line_profile(objective, [eta])
+    direction = {name: value.double() for name, value in objective.gradient().items()}
+    exact = Objective(copy.deepcopy(model).double(), cross_entropy, (x.float().double(), y))
+    expected = line_profile(exact, [eta], direction=direction).effective_smoothness[0]
+    assert abs(found.effective_smoothness[0] - expected) <= found.resolution[0]
+    below = found.effective_smoothness[0] <= found.resolution[0]
+    assert found.status == ("below_resolution" if below else "ok",)
+
+
 @FEW
 @given(SEEDS, st.permutations([0.01, 0.05, 0.2, 1.0]))
 def test_permuting_the_step_sizes_permutes_the_profile(seed: int, order: list[float]) -> None:

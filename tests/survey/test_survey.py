@@ -327,6 +327,20 @@ def test_no_budget_means_the_schedule_alone_decides(tmp_path: Path) -> None:
     assert sorted(set(frame["step"])) == [0]  # the first round, which such a budget never pays back in time
 
 
+def test_what_was_spent_is_in_the_table(tmp_path: Path) -> None:
+    model, loss_fn, optimizer = _quadratic()
+    with alidade.Survey(
+        model, loss_fn, optimizer, tmp_path / "s", ["layer_scalars"], schedule=2, budget=None
+    ) as survey:
+        _steps(survey, model, loss_fn, optimizer, 5)
+    frame = alidade.load(tmp_path / "s")
+    each, (spent,) = _values(frame, "layer_scalars_seconds"), _values(frame, "probes_seconds")
+    (training,) = _values(frame, "training_seconds")
+    assert len(each) == 3
+    assert 0 < sum(each) < spent  # what surrounds the probes is spent, too
+    assert 0 < survey.overhead <= spent / training  # the clock of the training has gone on
+
+
 def test_a_held_out_batch_along_this_batchs_step() -> None:
     model, _, _ = _quadratic()
 
