@@ -1,10 +1,11 @@
 """What it takes to open a large study: 1,000 runs with 150 probes each.
 
 Reach: `alidade claims` and `alidade report` in less than 10 seconds and 1 GiB each. The study is made up, and written
-as the program writes one: two networks, 500 seeds, 150 probed steps in each run, with the rows that the probes of
-the experiment `landscape` record at each of them.
+as the program writes one: two networks, 500 seeds, 150 probed steps in each run, with the rows that the first
+line profile of the experiment `landscape` records at each of them (--profiles 5: all its profiles), and two rows for
+each training step.
 
-    OMP_NUM_THREADS=1 python benchmarks/store.py [--runs 1000]
+    OMP_NUM_THREADS=1 python benchmarks/store.py [--runs 1000] [--profiles 1]
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PROBES = 150
 ENVIRONMENT = {"python": "3.11", "cores": 2, "device": "cpu"}
 
 
-def make(root: Path, runs: int) -> dict[str, int]:
+def make(root: Path, runs: int, profiles: int = 1) -> dict[str, int]:
     """Write the study; returns how large it is."""
     settings = Settings(scale="quick", data="digits", fingerprint="0123456789abcdef", seeds=runs // 2)
     planned, rows = EXPERIMENTS["landscape"].runs(settings), 0
@@ -42,9 +43,8 @@ def make(root: Path, runs: int) -> dict[str, int]:
     noise = np.random.default_rng(0)
     for run in planned:
         tables = {"training": _training(run.spec, noise)}
-        for probe in run.probes:
-            if isinstance(probe, LineProfileProbe):
-                tables[probe.probe_id] = _profiles(run.spec.model.norm, probe, noise)
+        for probe in [probe for probe in run.probes if isinstance(probe, LineProfileProbe)][:profiles]:
+            tables[probe.probe_id] = _profiles(run.spec.model.norm, probe, noise)
         rows += sum(table.height for table in tables.values())
         write_run(root, run.spec, Segments(tables), ENVIRONMENT)
     named = {"landscape": [run.spec.run_id for run in planned]}
@@ -117,8 +117,9 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=1000)
-    wanted = parser.parse_args().runs
+    parser.add_argument("--profiles", type=int, default=1)
+    wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        size = make(Path(folder), wanted)
+        size = make(Path(folder), wanted.runs, wanted.profiles)
         found = {name: measure(name, folder) for name in ("claims", "report")}
-    write(__file__, {"probes": PROBES, **size, **found})
+    write(__file__, {"probes": PROBES, "profiles": wanted.profiles, **size, **found})

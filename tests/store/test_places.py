@@ -18,11 +18,13 @@ from upath import UPath
 
 import alidade as package
 from alidade.core.errors import CallError, WorkError
+from alidade.core.probes import PlannedRun
 from alidade.core.records import Row
 from alidade.report.page import write_page
 from alidade.store import export, finished_segments, load, open_study, place, write_manifest, write_run
 from alidade.store.places import is_in_memory, is_local
 from alidade.survey import Survey
+from alidade.sweeps.plan import remaining
 
 CONTENT = training_rows([2.0, 1.0])
 
@@ -96,6 +98,20 @@ def test_damage_elsewhere_is_named_and_never_read(name: str, memory: str) -> Non
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(WorkError, match=rf"^memory://.*{name}: expected the file as it was written"):
         load(memory)
+
+
+def test_a_damaged_run_is_set_aside_and_missing(memory: str) -> None:
+    root, said = place(memory), list[str]()
+    write_study(root, seeds=(100, 101))
+    whole = load(root)
+    run = PlannedRun(spec=run_spec(100))
+    file = root / run.spec.run_id / "training.parquet"
+    file.write_bytes(b"nothing")
+    assert remaining(root, [run, PlannedRun(spec=run_spec(101))], said.append) == [run]
+    assert said == [f"{file}: damaged; the run is now in {root / 'damaged' / run.spec.run_id}.0 and is measured again"]
+    assert (root / "damaged" / f"{run.spec.run_id}.0" / "training.parquet").read_bytes() == b"nothing"
+    write_study(root, seeds=(100, 101))
+    assert load(root).equals(whole, null_equal=True)
 
 
 def test_report_and_table_go_where_they_are_sent(memory: str) -> None:

@@ -18,7 +18,7 @@ from alidade.store import FORMAT, Study, finished_segments, load, open_study, wr
 from alidade.store.failures import clear_failure, note_failure
 
 NEEDED = ("spec.json", "training.parquet", "probe.parquet")  # a run without its DONE is unfinished, not damaged
-MUTATIONS = 240
+MUTATIONS = 1_000
 HARMLESS = 0.1  # of the mutations, at most: such as a blank changed in a JSON file
 
 

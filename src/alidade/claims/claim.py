@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import exp, isfinite, log
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 
 from alidade.claims.statistics import Interval, holm, student_interval
 from alidade.core.spec import RunSpec
 
+T = TypeVar("T")
 Relation = Literal[">", "<"]
 Scale = Literal["log", "linear"]
 VerdictName = Literal["supported", "refuted", "undecided"]
+
+#: Columns that a claim looks at in the rows of one run.
+_NEEDED = ["step", "quantity", "layer", "step_size", "value", "statistics", "status"]
 
 #: Ratios that an interval keeps within this factor of the threshold are called a tie.
 TIE = 1.01
@@ -39,12 +43,43 @@ class Runs:
 
     def rows(self, run: str) -> pl.DataFrame:
         """The rows of one run."""
-        return self._by_run.get((run,), self.frame.clear())
+        return self._by_run.get(run, self.frame.clear())
+
+    def of(self, run: str, quantity: str) -> pl.DataFrame:
+        """The rows of one quantity of one run, without what is the same in all of them."""
+        cut = self.once(("quantities", run), lambda: self._cut_up(self.rows(run)))
+        return cut.get((quantity,), self._needed(self.frame.clear()))
+
+    def _cut_up(self, rows: pl.DataFrame) -> dict[tuple[object, ...], pl.DataFrame]:
+        return self._needed(rows).partition_by("quantity", as_dict=True)
+
+    def _needed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.select(name for name in _NEEDED if name in rows.columns)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, which is made once: claims ask for the same series of the same run again and again."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     @cached_property
-    def _by_run(self) -> dict[tuple[object, ...], pl.DataFrame]:
-        """Cut up once: a study has a million rows, and its claims ask for those of a run a thousand times."""
-        return self.frame.filter(pl.col("run").is_in(list(self.specs))).partition_by("run", as_dict=True)
+    def _made(self) -> dict[Hashable, Any]:
+        return {}
+
+    @cached_property
+    def _by_run(self) -> dict[str, pl.DataFrame]:
+        """Cut up once, without a copy where the rows of a run lie together, as those of a study do."""
+        lengths = (
+            self.frame["run"].rle().struct.unnest() if self.frame.width else pl.DataFrame({"len": [], "value": []})
+        )
+        names = lengths["value"].to_list()
+        if len(set(names)) < len(names):
+            return {str(run): rows for (run,), rows in self.frame.partition_by("run", as_dict=True).items()}
+        ends = lengths["len"].cum_sum().to_list()
+        return {
+            run: self.frame[end - n : end] for run, n, end in zip(names, lengths["len"].to_list(), ends, strict=True)
+        }
 
 
 @dataclass(frozen=True)

@@ -114,12 +114,12 @@ def median_over_probes(
     Numbers below their resolution stand in the ranks where they were measured: to leave out the small ones only
     would raise the median.
     """
-    wanted = [pl.col("quantity") == quantity, pl.col("step") >= WARM_UP * runs.specs[run].steps]
+    wanted = [pl.col("step") >= WARM_UP * runs.specs[run].steps]
     if layer is not None:
         wanted.append(pl.col("layer") == layer)
     if step_size is not None:
         wanted.append(same_size(step_size))
-    rows = runs.rows(run).filter(*wanted)
+    rows = runs.of(run, quantity).filter(*wanted)
     if rows.is_empty() or rows.filter(pl.col("status") == OK).height < SHARED_FRACTION * rows.height:
         return None
     return float(np.median(rows.filter(pl.col("status").is_in([OK, BELOW_RESOLUTION]))["value"].to_numpy()))
@@ -130,7 +130,7 @@ def mean_over_probes(runs: Runs, run: str, quantity: str, geometric: bool = Fals
 
     ``geometric``: the mean of the logarithms of those above 0.
     """
-    rows = runs.rows(run).filter(pl.col("quantity") == quantity)
+    rows = runs.of(run, quantity)
     good = rows.filter(pl.col("status") == OK)
     if good.height < SHARED_FRACTION * rows.height:
         return None
@@ -141,29 +141,28 @@ def mean_over_probes(runs: Runs, run: str, quantity: str, geometric: bool = Fals
 
 def mean_over_layers(runs: Runs, run: str, quantity: str) -> float | None:
     """Mean of a quantity over layers and probes; None where it was not measured or is not finite."""
-    values = runs.rows(run).filter(pl.col("quantity") == quantity)["value"].to_list()
+    values = runs.of(run, quantity)["value"].to_list()
     return _mean(dict(enumerate(values)))
 
 
 def _training(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
-    return runs.rows(run).filter(pl.col("quantity") == quantity).select("step", "value")
+    return runs.of(run, quantity).select("step", "value")
 
 
 def _band(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
     spec = runs.specs[run]
     relative = "relative_" in series.quantity
     sizes = RELATIVE_STEPS if relative else paper_step_sizes(spec.optimizer.learning_rate, spec.model.kind)
-    return series.of(runs.rows(run), sizes)
+    return runs.once((series, run), lambda: series.of(runs.of(run, series.quantity), sizes))
 
 
 def _probed(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
     """The steps at which the quantity was measured, whatever came out."""
-    steps = runs.rows(run).filter(pl.col("quantity") == series.quantity)["step"].unique()
-    return dict.fromkeys(steps.to_list(), 0.0)
+    return dict.fromkeys(runs.of(run, series.quantity)["step"].to_list(), 0.0)
 
 
 def _against_loss(runs: Runs, run: str, series: BandSeries) -> list[tuple[float, float]]:
-    losses = smoothed_loss(_training(runs, run, "train_loss"))
+    losses = runs.once(("smoothed_loss", run), lambda: smoothed_loss(_training(runs, run, "train_loss")))
     if not losses:
         return []
     last = max(losses)

@@ -45,7 +45,9 @@ def smoothness_share(runs: Runs, run: str) -> float | None:
     """
     spec = runs.specs[run]
     sizes = paper_step_sizes(spec.optimizer.learning_rate, spec.model.kind)
-    largest = after_warm_up(BandSeries("effective_smoothness", "max").of(runs.rows(run), sizes), spec.steps)
+    largest = after_warm_up(
+        BandSeries("effective_smoothness", "max").of(runs.of(run, "effective_smoothness"), sizes), spec.steps
+    )
     counted = set(_falling(runs, run)) if spec.model.kind == "deep_linear" else set(largest)
     return _share_at_the_edge([beta for step, beta in largest.items() if step in counted], spec)
 
@@ -82,9 +84,12 @@ def saturation_log_ratio(runs: Runs, run: str) -> float | None:
 
 
 def _measured(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
-    late = pl.col("step") >= WARM_UP * runs.specs[run].steps
-    rows = runs.rows(run).filter((pl.col("quantity") == quantity) & late)
-    return rows.with_columns(pl.col("step_size").round_sig_figs(9)).unique(["step", "step_size"]).sort("step")
+    def measured() -> pl.DataFrame:
+        late = pl.col("step") >= WARM_UP * runs.specs[run].steps
+        rows = runs.of(run, quantity).filter(late).with_columns(pl.col("step_size").round_sig_figs(9))
+        return rows.unique(["step", "step_size"]).sort("step")
+
+    return runs.once(("measured", run, quantity), measured)
 
 
 def profile_rows(runs: Runs, run: str, quantity: str) -> pl.DataFrame:

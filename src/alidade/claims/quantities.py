@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from alidade.core.records import OK
@@ -20,6 +21,8 @@ PAPER_FACTORS: dict[str, tuple[float, ...]] = {
 RELATIVE_STEPS = (0.01, 0.03, 0.1, 0.3)
 #: The first tenth of the steps is left out of means over training: the paper's bands at step 0 are transients.
 WARM_UP = 0.1
+#: Step sizes are the same when they agree to nine digits.
+SAME_SIZE = 5e-10
 #: A run did not train if its loss over the last tenth of the steps is above this share of its median over the first.
 STUCK = 0.8
 
@@ -33,17 +36,17 @@ class BandSeries:
 
     def of(self, rows: pl.DataFrame, step_sizes: Sequence[float]) -> dict[int, float]:
         """By step; steps at which a listed number is missing, not finite or below resolution are left out."""
-        listed = (
-            rows.filter((pl.col("quantity") == self.quantity) & (pl.col("status") == OK))
-            .with_columns(pl.col("step_size").round_sig_figs(9))
-            .filter(pl.col("step_size").is_in([float(f"{size:.9g}") for size in step_sizes]))
-            .unique(["step", "step_size"])  # two probes may list the same point, where they measured the same
-        )
-        value = pl.col("value")
-        reduced = value.max() - value.min() if self.reduce == "width" else value.max()
-        steps = listed.group_by("step").agg(reduced.alias("value"), pl.len().alias("count"))
-        complete = steps.filter(pl.col("count") == len(step_sizes)).sort("step")
-        return dict(zip(complete["step"].to_list(), complete["value"].to_list(), strict=True))
+        kept = rows.filter((pl.col("quantity") == self.quantity) & (pl.col("status") == OK))
+        step, size, value = (kept[name].to_numpy() for name in ("step", "step_size", "value"))
+        probed = np.unique(step)
+        band = np.full((len(step_sizes), probed.size), np.nan)  # NumPy: a study asks for this ten thousand times
+        for place, listed in enumerate(step_sizes):
+            mine = np.abs(size - listed) <= SAME_SIZE * abs(listed)
+            band[place, np.searchsorted(probed, step[mine])] = value[mine]
+        complete = ~np.isnan(band).any(axis=0)
+        band = band[:, complete]
+        reduced = band.max(axis=0) - band.min(axis=0) if self.reduce == "width" else band.max(axis=0)
+        return dict(zip(probed[complete].tolist(), reduced.tolist(), strict=True))
 
 
 def paper_step_sizes(learning_rate: float, network: str = "vgg") -> tuple[float, ...]:

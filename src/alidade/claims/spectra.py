@@ -61,7 +61,7 @@ def smoothness_over_curvature(runs: Runs, run: str) -> float | None:
     """Median log ratio of Fig. 4c's number, over the paper's list, to the size of the Hessian along the gradient."""
     spec = runs.specs[run]
     sizes = paper_step_sizes(spec.optimizer.learning_rate, spec.model.kind)
-    smooth = BandSeries("effective_smoothness", "max").of(runs.rows(run), sizes)
+    smooth = BandSeries("effective_smoothness", "max").of(runs.of(run, "effective_smoothness"), sizes)
     exact = _by_step(runs, run, "batch_sharpness", AS_TRAINED)
     ratios = [log(smooth[s] / abs(exact[s])) for s in sorted(smooth.keys() & exact.keys()) if exact[s] and smooth[s]]
     return float(np.median(ratios)) if len(ratios) >= FEWEST_PROBES else None
@@ -99,5 +99,5 @@ def _probed(runs: Runs, run: str, quantity: str, statistics: Sequence[str]) -> i
 
 def _rows(runs: Runs, run: str, quantity: str, statistics: Sequence[str]) -> pl.DataFrame:
     late = pl.col("step") >= WARM_UP * runs.specs[run].steps
-    wanted = (pl.col("quantity") == quantity) & pl.col("statistics").is_in(list(statistics)) & late
-    return runs.rows(run).filter(wanted).sort("step", maintain_order=True)
+    wanted = pl.col("statistics").is_in(list(statistics)) & late
+    return runs.of(run, quantity).filter(wanted).sort("step", maintain_order=True)

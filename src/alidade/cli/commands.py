@@ -9,7 +9,22 @@ from typing import Annotated
 
 import typer
 
-from alidade.cli.options import AsJson, Data, Device, Folder, Format, Init, Out, Scale, Seeds, finite, out_option
+from alidade.cli.options import (
+    AsJson,
+    Data,
+    Device,
+    ExecutorName,
+    Folder,
+    Format,
+    Gpus,
+    Init,
+    Out,
+    RayAddress,
+    Scale,
+    Seeds,
+    finite,
+    out_option,
+)
 from alidade.cli.study import check_statements, keep_theory, opened, run_study, write_figures, write_report
 from alidade.cli.tables import print_theory, print_verdicts
 
@@ -40,6 +55,11 @@ def reproduce(
         float, typer.Option("--l2", min=0.0, callback=finite, help="Adds (L2 / 2) ||theta||^2 to the loss.")
     ] = 0.0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
+    ] = ExecutorName.local,
+    ray_address: RayAddress = None,
+    gpus_per_run: Gpus = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.0, callback=finite, help="Stop then; the same command goes on there.")
     ] = None,
@@ -54,14 +74,15 @@ def reproduce(
     """Repeat an experiment of the paper and judge its claims; ends with DIR/report.html."""
     from alidade.experiments import experiments_named
     from alidade.experiments.experiment import Settings
+    from alidade.sweeps.executor import Execution
 
     experiments = experiments_named(name)
     learned = data or (Data.digits if scale is Scale.quick else Data.cifar10)
     settings = Settings(scale=scale.value, data=learned.value, seeds=seeds, init=init.value if init else None, l2=l2)
     networks = DEMO_NETWORKS if name in ("all", "theorems") else 0
+    where, execution = out or Path("runs") / name, Execution(executor.value, ray_address, gpus_per_run)
     run_study(
-        experiments, settings, out or Path("runs") / name, data_dir, device.value, max_minutes, networks,
-        checkpoint_seconds,
+        experiments, settings, where, data_dir, device.value, max_minutes, networks, checkpoint_seconds, execution
     )  # fmt: skip
 
 
@@ -121,7 +142,7 @@ def export(
     """All measurements as one tidy table."""
     from alidade import store
 
-    frame = opened(folder).frame
+    frame = opened(folder).table
     if to is Format.csv and out is None:
         sys.stdout.write(frame.write_csv())
         return

@@ -41,6 +41,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class ExecutorName(StrEnum):
+    """Where runs are executed."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Format(StrEnum):
     """Known table formats."""
 
@@ -71,6 +78,12 @@ def out_option(help: str) -> Any:
 
 
 Out = Annotated[Path, out_option("Folder of the study: runs, and report.html.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", metavar="ADDRESS", help="host:port, ray://host:port, auto or local.")
+]
+Gpus = Annotated[
+    float | None, typer.Option("--gpus-per-run", callback=finite, help="Ray: a share of a GPU; by size without it.")
+]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds per network, numbered from 100.")]
 Folder = Annotated[Path, typer.Argument(parser=located, metavar="DIR", help="Folder of a study, or its URL.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from alidade.core.probes import PlannedRun
     from alidade.experiments.experiment import Experiment, Settings
     from alidade.store import Study
+    from alidade.sweeps.executor import Execution, Executor
+    from alidade.sweeps.worker import Job
 
 
 def run_study(
@@ -27,30 +29,48 @@ def run_study(
     max_minutes: float | None = None,
     networks: int = 0,
     checkpoint_seconds: float | None = None,
+    execution: Execution | None = None,
 ) -> None:
     """Do what is missing of some experiments' runs, check the theorems on ``networks`` each, and write the report."""
+    from alidade.store.places import is_in_memory
+    from alidade.sweeps.executor import Execution, executor_for
+
+    if is_in_memory(out):
+        raise CallError(f"--out: expected a folder that several processes see, got {out}; name another")
+    with executor_for(execution or Execution()) as executor:
+        from alidade.sweeps.worker import Job
+
+        job = Job(out, data_dir, executor.device(device), checkpoint_seconds)
+        _run_study(executor, job, experiments, settings, max_minutes, networks)
+
+
+def _run_study(
+    executor: Executor,
+    job: Job,
+    experiments: Sequence[Experiment],
+    settings: Settings,
+    max_minutes: float | None,
+    networks: int,
+) -> None:
     from rich.console import Console
 
     from alidade.experiments.experiment import FIRST_SEED, size_of
     from alidade.store import has_theory, write_manifest
-    from alidade.sweeps import local, plan, worker
+    from alidade.sweeps import plan, worker
     from alidade.sweeps.progress import StudyProgress
 
-    console = Console(stderr=True, soft_wrap=True)
-    device = _resolve(device)
-    fixed = settings
+    console, out, fixed = Console(stderr=True, soft_wrap=True), job.root, settings
     if any(run.spec.data.name == settings.data for experiment in experiments for run in experiment.runs(settings)):
-        found = worker.fingerprint_of(settings.data, data_dir, size_of(settings).train_examples)
+        found = worker.fingerprint_of(settings.data, job.data_dir, size_of(settings).train_examples)
         fixed = settings.model_copy(update={"fingerprint": found})
     by_experiment = {experiment.name: experiment.runs(fixed) for experiment in experiments}
     runs = plan.union(run for planned in by_experiment.values() for run in planned)
     write_manifest(out, _manifest(fixed, by_experiment), warn)
     todo = plan.remaining(out, runs, warn)
     console.print(f"{len(runs)} runs: {len(runs) - len(todo)} finished before are reused, {len(todo)} to do")
-    job = worker.Job(out, data_dir, device, checkpoint_seconds)
     try:
         with StudyProgress(todo, console) as progress:
-            local.execute(todo, job, progress, max_minutes and max_minutes * 60)
+            executor.execute(todo, job, progress, max_minutes and max_minutes * 60)
         if networks and not has_theory(out, networks, FIRST_SEED):
             keep_theory(out, check_statements(networks, FIRST_SEED), networks, FIRST_SEED)
     except KeyboardInterrupt:
@@ -125,14 +145,6 @@ def _manifest(settings: Settings, runs: dict[str, list[PlannedRun]]) -> dict[str
         "settings": settings.model_dump(mode="json", exclude={"seeds"}),
         "experiments": {name: [run.spec.run_id for run in planned] for name, planned in runs.items()},
     }
-
-
-def _resolve(device: str) -> str:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CallError("--device: expected a CUDA device for 'cuda', found none; use cpu or auto")
-    return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
 
 
 def write_report(folder: Path, out: Path) -> Path:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-import polars as pl
-
 from alidade.claims.claim import Claim, Runs, Seeds
 from alidade.claims.comparisons import band_log_ratio, paired
 from alidade.claims.quantities import BandSeries
@@ -47,7 +45,7 @@ def _random(id_: str, series: BandSeries, words: str) -> tuple[Claim, Claim]:
 
 def _if_measured(series: BandSeries, runs: Runs) -> Seeds:
     """No run bears on the claim where none was probed along random directions."""
-    if all(runs.rows(run).filter(pl.col("quantity") == series.quantity).is_empty() for run in runs.specs):
+    if all(runs.of(run, series.quantity).is_empty() for run in runs.specs):
         return Seeds({}, ())
     value, missing = band_log_ratio(series, equal_loss=False), "fewer than half of the probes are finite in both runs"
     return paired(runs, "none", "batch", LEARNING_RATE, value, missing)

@@ -230,9 +230,9 @@ def _each(values: Iterable[object]) -> list[str]:
 
 def _seconds(frame: pl.DataFrame) -> list[tuple[str, float]]:
     """Total seconds by what they were spent on, summed over runs."""
-    timed = frame.filter(pl.col("quantity").str.ends_with("_seconds") & pl.col("value").is_finite())
+    timed = frame.filter(pl.col("quantity").cast(pl.String).str.ends_with("_seconds") & pl.col("value").is_finite())
     totals = timed.group_by("quantity").agg(pl.col("value").sum()).sort("value", descending=True)
-    words = totals["quantity"].str.strip_suffix("_seconds").str.replace_all("_", " ")
+    words = totals["quantity"].cast(pl.String).str.strip_suffix("_seconds").str.replace_all("_", " ")
     return list(zip(words, totals["value"], strict=True))
 
 

@@ -50,7 +50,8 @@ def table_panels(frame: pl.DataFrame) -> list[Panel]:
     Where a quantity has several numbers per step (step sizes, layers), the line is their median and the tint
     reaches from the smallest to the largest.
     """
-    hidden = pl.col("quantity").str.ends_with("_seconds") | pl.col("quantity").str.ends_with("resolution")
+    quantity = pl.col("quantity").cast(pl.String)
+    hidden = quantity.str.ends_with("_seconds") | quantity.str.ends_with("resolution")
     rows = frame.filter((pl.col("status") == OK) & pl.col("value").is_finite() & ~hidden)
     runs = rows["run"].unique(maintain_order=True).to_list()[:MOST_RUNS]
     drawn = [

@@ -27,11 +27,17 @@ class Entry:
     figure: str  # its name in FIGURES
     keep: Callable[[Variant], bool] | None = None  # which networks; None: all
     together: bool = False  # one figure over all settings
+    when: Callable[[Readings], bool] | None = None  # in which studies; None: in all
 
 
 def _of_figure_1(variant: Variant) -> bool:
     plain = isinstance(variant.spec, RunSpec) and not variant.spec.data.augment
     return plain and variant.learning_rate in _FIRST_FIGURE
+
+
+def _penalized(readings: Readings) -> bool:
+    """The bands then contain the penalty: the loss without it has to stand beside them."""
+    return readings.has("train_objective")
 
 
 _LANDSCAPE = (Entry("loss_band"), Entry("gradient_band"), Entry("smoothness"))
@@ -44,7 +50,8 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "covariate_shift": (Entry("covariate_shift"),),
     "rescaling_control": (Entry("rescaling"),),
     "landscape": (
-        Entry("stepper"), *_LANDSCAPE, Entry("edge"), Entry("scale_free"), Entry("random"),
+        Entry("training", when=_penalized), Entry("stepper"), *_LANDSCAPE,
+        Entry("edge"), Entry("scale_free"), Entry("random"),
     ),
     "glorot_start": (Entry("training"), *_LANDSCAPE),
     "lp_norms": (Entry("training"), *_LANDSCAPE, Entry("scale_free")),
@@ -106,6 +113,8 @@ def _over(readings: Readings, name: str) -> Callable[[], Figure | None]:
 
 def _entries(section: str, readings: Readings) -> Iterator[Planned]:
     for entry in SECTIONS.get(section, _OTHERWISE):
+        if entry.when and not entry.when(readings):
+            continue
         kept = readings.only(entry.keep) if entry.keep else readings
         parts = [("", kept if kept.variants else readings)] if entry.together else settings(kept)
         for place, (words, part) in enumerate(parts):

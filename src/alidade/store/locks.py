@@ -39,14 +39,16 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def holding(folder: Path) -> AbstractContextManager[object]:
+def holding(folder: Path, patience: float = 0.0) -> AbstractContextManager[object]:
     """A run's folder held for as long as it is trained; where a file system has no locks, nothing is held.
+
+    ``patience`` is how many seconds to wait for another process to leave it.
 
     Raises:
         HeldError: another process holds it; the message says which.
         WorkError: the disk is full or read-only.
     """
-    return Holding(folder) if is_local(folder) else nullcontext()
+    return Holding(folder, patience) if is_local(folder) else nullcontext()
 
 
 class Holding:
@@ -59,12 +61,12 @@ class Holding:
         WorkError: the disk is full or read-only.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: float = 0.0) -> None:
         self._folder = folder
         self._lock = FileLock(folder / _HELD, is_singleton=True, thread_local=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=patience)
         except Timeout:
             raise HeldError(
                 f"{folder}: expected a run that no other process works on, got one locked by {_holder(folder)}; "

@@ -98,6 +98,20 @@ def exists(path: Path) -> bool:
     return True
 
 
+def move(folder: Path, to: Path) -> Path:
+    """Move a folder within its file system; returns where it is now. Object stores copy, and then delete.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    if is_local(folder):
+        return folder.rename(to)
+    remote = cast("UPath", folder)
+    with _system_errors():
+        remote.fs.mv(remote.path, cast("UPath", to).path, recursive=True)
+    return to
+
+
 def look_again(path: Path) -> None:
     """Forget listings that fsspec keeps: other machines write there too."""
     if not is_local(path):

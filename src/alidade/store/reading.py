@@ -28,7 +28,7 @@ from alidade.store.run_files import (
     read_spec,
     read_theory,
 )
-from alidade.store.segments import ROW_SCHEMA
+from alidade.store.segments import COMPACT, ROW_SCHEMA, SCHEMA
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Study:
     """What a folder holds: the tidy table of all its runs, their specs, and the command that made them."""
 
     root: Path
-    frame: pl.DataFrame
+    frame: pl.DataFrame  # of many runs, so text is categorical; ``table`` has it as text
     specs: Mapping[str, AnyRunSpec]
     manifest: Mapping[str, Any] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -55,6 +55,11 @@ class Study:
             for run, spec in self.specs.items()
             if isinstance(spec, RunSpec) and (planned is None or run in planned)
         }
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """The tidy table as it is handed out: columns and types as in ``SCHEMA``."""
+        return self.frame.cast(pl.Schema(SCHEMA))
 
     @property
     def troubles(self) -> list[str]:
@@ -110,7 +115,7 @@ def load(root: str | os.PathLike[str]) -> pl.DataFrame:
     study = open_study(place(root, "load"))
     for line in study.damage:
         warnings.warn(line, stacklevel=2)
-    return study.frame
+    return study.table
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class _Reader:
         environment = None
         if exists(folder / ENVIRONMENT):
             environment = self.attempt(lambda: read_json(folder / ENVIRONMENT))
-        return _Run(spec, frame.with_columns(columns).select(COLUMNS), environment)
+        return _Run(spec, frame.with_columns(columns).select(COLUMNS).cast(COMPACT), environment)
 
     def _segments(self, folder: Path) -> list[pl.DataFrame] | None:
         listed = self.attempt(lambda: listed_segments(folder))

@@ -17,6 +17,8 @@ SCHEMA: dict[str, Any] = {
     "step_size": pl.Float64, "value": pl.Float64, "unit": pl.String, "statistics": pl.String, "dtype": pl.String,
     "status": pl.String,
 }  # fmt: skip
+#: The same as they are kept in memory: a text that comes a thousand times is kept once.
+COMPACT = pl.Schema({name: pl.Categorical() if kind == pl.String else kind for name, kind in SCHEMA.items()})
 ROW_SCHEMA = {name: SCHEMA[name] for name in COLUMNS if name not in ("run", "seed")}
 
 _FIELDS = [field.name for field in fields(Row)]

@@ -18,7 +18,7 @@ from alidade.core.spec import AnyRunSpec
 from alidade.store.files import FORMAT, DamagedFileError, sha256, write_atomically, write_json
 from alidade.store.locks import holding, only_writer
 from alidade.store.parts import parquet, parse
-from alidade.store.places import cause_of, exists
+from alidade.store.places import cause_of, exists, move
 from alidade.store.run_files import (
     DONE,
     ENVIRONMENT,
@@ -108,8 +108,8 @@ def set_aside(root: Path, run_id: str) -> Path:
     try:
         with holding(root / run_id):
             place.mkdir(exist_ok=True)
-            free = next(path for k in range(10_000) if not (path := place / f"{run_id}.{k}").exists())
-            return (root / run_id).rename(free)
+            free = next(path for k in range(10_000) if not exists(path := place / f"{run_id}.{k}"))
+            return move(root / run_id, free)
     except OSError as error:
         raise WorkError(f"{root / run_id}: could not be moved to {place} ({cause_of(error)}); move it away") from error
 

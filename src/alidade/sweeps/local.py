@@ -67,7 +67,7 @@ def execute(runs: Sequence[PlannedRun], job: worker.Job, listener: Listener, max
         failures = study.follow(time.monotonic() + max_seconds if max_seconds is not None else None)
         study.close()
     except BaseException:
-        with _ctrl_c_held_back():  # a second one must not save the workers
+        with ctrl_c_held_back():  # a second one must not save the workers
             for process in multiprocessing.active_children():
                 process.kill()
             study.close()
@@ -77,7 +77,7 @@ def execute(runs: Sequence[PlannedRun], job: worker.Job, listener: Listener, max
 
 
 @contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
+def ctrl_c_held_back() -> Iterator[None]:
     """Ours comes afterwards; processes started in here never see one, not even while they import."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
@@ -128,7 +128,7 @@ class _Study:
 
     def _hand_out(self) -> None:
         while self._waiting and len(self._working) < self._places:
-            with _ctrl_c_held_back():
+            with ctrl_c_held_back():
                 run = self._waiting.popleft()
                 pool = self._idle.pop() if self._idle else self._new_pool()
                 self._working[pool.submit(worker.execute, run)] = (pool, run.spec)

@@ -58,16 +58,30 @@ def start(job: Job, messages: Any, stop: Any) -> None:
 
 def execute(run: PlannedRun) -> str:
     """Train one run with its probes and write it; returns its id. The parent hears how it goes."""
-    last, run_id = 0.0, run.spec.run_id
+
+    def tell(*message: Any) -> None:
+        _messages.put(message)
+
+    return perform(run, _job, reporter(run, tell), _stop.is_set, lambda line: tell("noted", run.spec.run_id, line))
+
+
+def reporter(run: PlannedRun, tell: Callable[..., None]) -> Callable[[Progress], None]:
+    """What tells how a run advances: its last step, and before that now and then."""
+    last = 0.0
 
     def report(progress: Progress) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > MESSAGE_SECONDS or progress.step == run.spec.steps:
             last = now
-            _messages.put(("advanced", run_id, *progress))
+            tell("advanced", run.spec.run_id, *progress)
 
-    return perform(run, _job, report, _stop.is_set, lambda line: _messages.put(("noted", run_id, line)))
+    return report
+
+
+def images(data: DataSpec, job: Job) -> Dataset | None:
+    """The images that a run learns from; None where it draws its own data."""
+    return None if data.name == "gaussian" else _read(data.name, job.data_dir, data.train_examples)
 
 
 def perform(
@@ -76,6 +90,8 @@ def perform(
     report: Callable[[Progress], None],
     stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda line: None,
+    read: Callable[[DataSpec, Job], Dataset | None] = images,
+    patience: float = 0.0,
 ) -> str:
     """Train one run from its last checkpoint on, in this process, and write it; returns its id.
 
@@ -85,6 +101,8 @@ def perform(
         report: told after every step.
         stop: asked before every step; the training then ends with a last checkpoint.
         say: takes a line for the user, such as that a checkpoint is damaged.
+        read: gives the images.
+        patience: seconds to wait for another process to leave the run.
 
     Raises:
         StoppedError: ``stop`` said so.
@@ -93,12 +111,11 @@ def perform(
     """
     folder = job.root / run.spec.run_id
     try:
-        with holding(folder):
+        with holding(folder, patience):
             clear_failure(folder)
             checkpoints = RunCheckpoints(folder, run, job.device, job.checkpoint_seconds, stop, say)
-            train(
-                run.spec, _images(run.spec.data, job), run.probes, checkpoints.segments, job.device, report, checkpoints
-            )
+            data = read(run.spec.data, job)
+            train(run.spec, data, run.probes, checkpoints.segments, job.device, report, checkpoints)
             write_run(job.root, run.spec, checkpoints.segments, environment(job.device))
             remove_checkpoint(folder)
     except (MemoryError, RuntimeError) as error:
@@ -109,10 +126,6 @@ def perform(
         return run.spec.run_id
     release_memory()  # outside of the handler, which still held the network
     raise WorkError(f"{reason}; it is tried again when the command is repeated")
-
-
-def _images(data: DataSpec, job: Job) -> Dataset | None:
-    return None if data.name == "gaussian" else _read(data.name, job.data_dir, data.train_examples)
 
 
 @cache
