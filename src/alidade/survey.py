@@ -23,6 +23,7 @@ from alidade.landscape.isolation import unwrap
 from alidade.landscape.loss import as_loss_function
 from alidade.landscape.parallelism import spread_of
 from alidade.landscape.ranks import Ranks
+from alidade.landscape.shards import whole
 from alidade.probes.agreement import require_alike
 from alidade.probes.announced import Announced
 from alidade.probes.budget import SURROUNDINGS, Budget
@@ -55,8 +56,8 @@ class Survey:
     forward pass; the optimizer's update is :math:`\theta_t - \theta_{t+1}`, so step size 1 along it is the step
     really taken. Probes never read ``.grad``.
 
-    Under DistributedDataParallel every process makes a survey and calls it alike; the numbers are those of the mean of
-    all losses, the first process decides what the budget allows, and it alone writes.
+    Under DistributedDataParallel and ``fully_shard`` every process makes a survey and calls it alike; the numbers are
+    those of the mean of all losses, the first process decides what the budget allows, and it alone writes.
 
     Args:
         model: any module, also compiled or wrapped.
@@ -262,8 +263,8 @@ class Survey:
     def _moment(self) -> Moment:
         if self._obstacle:
             raise WorkError(self._obstacle)
-        now = trainable(self._model)
-        start = self._start or now
+        now = whole(trainable(self._model), self._ranks)
+        start = now if self._start is None else whole(self._start, self._ranks)
         update = {name: start[name] - now[name] for name in start}
         rates = learning_rates(self._optimizer, self._model)
         parts, optimizer = self._data.parts(start), self._optimizer

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from alidade.core.errors import RefusedError
 from alidade.landscape.conditions import Part
 from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import Isolation, Places, call_at
 from alidade.landscape.parallelism import Spread
+from alidade.landscape.shards import settle, whole
 from alidade.landscape.statistics import describe_statistics, switch_statistics
 from alidade.landscape.synchronized import synchronize
 
@@ -35,6 +38,7 @@ class Evaluations:
     def __init__(self, model: nn.Module, declared: str | None, spread: Spread) -> None:
         self._model, self._declared, self._spread = model, declared, spread
         self._isolation = Isolation(model)
+        self._frozen: Tensors | None = None  # of a sharded model, whole
 
     def under(self, declared: str | None) -> Evaluations:
         """The same with other statistics."""
@@ -43,12 +47,21 @@ class Evaluations:
         return other
 
     def live(self) -> Tensors:
-        """The trainable parameters as detached tensors that share their storage, by public name."""
-        live = {place.public: place.members[place.key] for place in self._isolation.places().parameters}
-        return {name: p.detach() for name, p in live.items() if p.requires_grad}
+        """The trainable parameters as detached tensors that share their storage, by public name; maybe in pieces."""
+        return {name: p.detach() for name, p in self._members().items() if p.requires_grad}
+
+    def whole(self) -> Tensors:
+        """The same, whole; of a sharded model these are copies, and all processes call this together."""
+        return whole(self.live(), self._spread.ranks)
+
+    def _members(self) -> Tensors:
+        if self._spread.sharded:
+            settle(self._model)
+        return {place.public: place.members[place.key] for place in self._isolation.places().parameters}
 
     def repeated(self, part: Part) -> AbstractContextManager[None]:
         """Many evaluations, between which nothing else touches the model."""
+        self._frozen_parameters()
         return self._isolation.held(part.conditions.randomness)
 
     def at(
@@ -69,16 +82,26 @@ class Evaluations:
     @contextmanager
     def conditions_of(self, part: Part) -> Iterator[Run]:
         """The conditions of a (micro-)batch: inside, ``run(leaves, work)`` is ``work(model)`` at these tensors."""
+        frozen = self._frozen_parameters()
         evaluation = self._isolation.evaluation(part.conditions.randomness)
         with evaluation as places, part.replayed(self._model):
             switch_statistics(self._model, self._declared)
             synchronize(self._model, self._spread.ranks)
 
             def run(leaves: Mapping[str, Tensor], work: Callable[[nn.Module], Any]) -> Any:
-                real = {p.name: leaves[p.public] for p in places.parameters if p.public in leaves}
-                return call_at(self._model, real, work, self._buffers(part, places), places)
+                given = {**frozen, **leaves}
+                real = {p.name: given[p.public] for p in places.parameters if p.public in given}
+                checked = partial(_in_place, places, real, work) if self._spread.sharded else work
+                return call_at(self._model, real, checked, self._buffers(part, places), places)
 
             yield run
+
+    def _frozen_parameters(self) -> Tensors:
+        """Of a sharded model, read once: they are not trained. Of any other they stay where they are."""
+        if self._frozen is None:
+            frozen = {name: p.detach() for name, p in self._members().items() if not p.requires_grad}
+            self._frozen = whole(frozen, self._spread.ranks) if self._spread.sharded else {}
+        return self._frozen
 
     def _buffers(self, part: Part, places: Places) -> Mapping[str, Tensor] | None:
         """Those of the forward pass; DistributedDataParallel would first hand out the first process's."""
@@ -87,3 +110,14 @@ class Evaluations:
             return recorded
         now = {p.name: (recorded or {}).get(p.name, p.members[p.key]) for p in places.buffers}
         return dict(zip(now, self._spread.ranks.from_first(list(now.values())), strict=True))
+
+
+def _in_place(places: Places, real: Tensors, work: Callable[[nn.Module], T], model: nn.Module) -> T:
+    """``work(model)``; a sharded model that has gathered parameters of its own has not been measured where we meant."""
+    found = work(model)
+    if any(p.name in real and p.members[p.key] is not real[p.name] for p in places.parameters):
+        raise RefusedError(
+            "model: expected parameters gathered in the forward pass of a module only, got a method that gathers them "
+            "(register_fsdp_forward_method); let loss_fn call the module itself"
+        )
+    return found

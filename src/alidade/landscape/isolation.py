@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from alidade.core.errors import CallError, brief
 from alidade.landscape.contents import Contents
 from alidade.landscape.randomness import RandomState
+from alidade.landscape.shards import hooks_without_gathering
 
 T = TypeVar("T")
 
@@ -189,11 +190,17 @@ class Attributes:
         self._flat = list(chain.from_iterable(self._live))
         self._contents = Contents(modules)
         self._hooked = [now for now in attributes if any(now[name] for name in _BACKWARD)]
+        self._gathering = [(now, hooks) for now in attributes if (hooks := hooks_without_gathering(now))]
 
     def silence(self) -> None:
-        """Until attributes are put back, no backward hook of these modules acts: it is no part of the objective."""
+        """Until attributes are put back, no backward hook of these modules acts: it is no part of the objective.
+
+        Nor does a sharded module gather its own parameters.
+        """
         for now in self._hooked:
             now.update((name, OrderedDict()) for name in _BACKWARD)
+        for now, hooks in self._gathering:
+            now.update((name, OrderedDict(kept)) for name, kept in hooks.items())
 
     def untouched(self) -> bool:
         """Whether everything is what it was."""

@@ -48,8 +48,8 @@ class Objective:
     parameters are not even moved, the model is evaluated at other tensors
     (:mod:`alidade.landscape.isolation`).
 
-    Under DistributedDataParallel it is the mean of the losses of all processes, each on its own batch, as the training
-    averages gradients; every process makes the same calls and gets the same numbers, bit by bit.
+    Under DistributedDataParallel and ``fully_shard`` it is the mean of the losses of all processes, each on its own
+    batch; every process makes the same calls and gets the same numbers, bit by bit.
 
     Args:
         model: any module; wrappers of data parallelism and compilation are looked through.
@@ -148,8 +148,8 @@ class Objective:
 
     @property
     def parameters(self) -> Tensors:
-        """The trainable parameters as detached tensors that share their storage, by public name."""
-        return self._evaluations.live() if self._point is None else dict(self._point)
+        """The trainable parameters, detached, in the storage that they share; of a sharded model, whole copies."""
+        return self._evaluations.whole() if self._point is None else dict(self._point)
 
     @property
     def batch(self) -> Any:
@@ -165,7 +165,7 @@ class Objective:
     @property
     def dtype(self) -> str:
         """The precision of the computation: autocast's where it is on, otherwise that of the parameters."""
-        return precision(self.parameters.values(), self.parts[0].conditions.autocast)
+        return precision((self._point or self._evaluations.live()).values(), self.parts[0].conditions.autocast)
 
     @property
     def batch_size(self) -> int | None:
@@ -247,7 +247,7 @@ class Objective:
 
     def check_direction(self, v: Mapping[str, Tensor], label: str = "direction") -> None:
         """Refuse a dictionary that does not hold exactly one tensor of the right shape per trainable parameter."""
-        check_tensors(self.parameters, v, label)
+        check_tensors(self._point or self._evaluations.live(), v, label)
 
     def _value(self, at: Mapping[str, Tensor] | None, with_graph: bool = False) -> Tensor:
         """The loss; the graph of its forward pass shows whether it depends on the parameters."""

@@ -19,6 +19,7 @@ from alidade.landscape.layers import Groups, Layers, groups_named
 from alidade.landscape.mixtures import Mixtures, Request
 from alidade.landscape.objective import Objective
 from alidade.landscape.ranks import Ranks, mean_by_name
+from alidade.landscape.shards import whole
 from alidade.landscape.states import matched_state
 from alidade.probes.line import gradient_error
 
@@ -101,6 +102,8 @@ def shift_of_parts(
     """As :func:`covariate_shift`, for the weighted sum of the losses of micro-batches under recorded conditions."""
     objective = Objective.of_parts(model, loss_fn, parts, check_deterministic=False)
     model, ranks = objective.model, objective.ranks
+
+    before, after = (whole(state, ranks) if isinstance(state, Mapping) else state for state in (before, after))
 
     def watched() -> list[Mixtures]:
         states = matched_state(model, before, "before"), matched_state(model, after, "after")

@@ -18,6 +18,7 @@ from alidade.core.errors import CallError, brief
 from alidade.core.spec import SurveySpec
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.parallelism import spread_of
+from alidade.landscape.shards import sharded_modules
 
 _PACKAGES = ("alidade", "torch", "numpy", "polars", "scikit-learn")
 
@@ -62,7 +63,7 @@ def describe_training(model: nn.Module, optimizer: torch.optim.Optimizer, config
     try:
         return SurveySpec(
             name=name,
-            model=type(plain).__name__,
+            model=_class_of(plain).__name__,
             parameters=sum(p.numel() for p in plain.parameters() if p.requires_grad),
             optimizer=type(optimizer).__name__,
             optimizer_defaults=defaults,
@@ -70,6 +71,11 @@ def describe_training(model: nn.Module, optimizer: torch.optim.Optimizer, config
         )
     except (TypeError, ValueError) as error:
         raise CallError(f"config: expected a dict of what JSON can hold, got {brief(config)}") from error
+
+
+def _class_of(model: nn.Module) -> type:
+    """Its own class, before which ``fully_shard`` puts another one."""
+    return type(model).__bases__[-1] if model in sharded_modules(model) else type(model)
 
 
 def _is_plain(value: Any) -> bool:

@@ -14,6 +14,7 @@ from alidade.core.errors import CallError, RefusedError
 from alidade.landscape.conditions import AutocastState, Conditions, autocast_states
 from alidade.landscape.isolation import Attributes, public_name, unwrap
 from alidade.landscape.randomness import RandomState
+from alidade.landscape.shards import sharded_modules
 
 
 def hookable(optimizer: Any) -> torch.optim.Optimizer:
@@ -61,7 +62,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[s
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
-    """Clones of the trainable parameters by public name."""
+    """Clones of the trainable parameters by public name; of a sharded model, of the pieces here."""
     return {public_name(n): p.detach().clone() for n, p in unwrap(model).named_parameters() if p.requires_grad}
 
 
@@ -102,8 +103,9 @@ class ForwardWatch:
         self._attributes: Attributes | None = None
         # Hooks inside compiled code would have it compiled again.
         watched = self._inner.modules() if model is self._inner else [model]
+        first = bool(sharded_modules(self._inner))  # before these gather their parameters
         self._handles = [
-            module.register_forward_pre_hook(self._capture)
+            module.register_forward_pre_hook(self._capture, prepend=first)
             if module._compiled_call_impl is None
             else _BeforeCompiled(module, self._capture)
             for module in watched

@@ -24,7 +24,9 @@ from alidade.landscape.differentiation import graphs_if_needed
 from alidade.landscape.isolation import Isolation, call_at, unwrap
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
 from alidade.landscape.objective import Objective
+from alidade.landscape.parallelism import spread_of
 from alidade.landscape.planes import dot
+from alidade.landscape.ranks import require_one_process
 from alidade.landscape.states import matched_state
 from alidade.landscape.statistics import MODES, check_statistics, describe_statistics, switch_statistics
 from alidade.probes.recorded import Recorded, digest_of, recorded
@@ -97,6 +99,7 @@ def interpolate(
     """
     inner = unwrap(model)
     check_model(inner)
+    require_one_process(spread_of(model).ranks, "interpolate")
     check_batch(batch)
     _check_names(points, statistics, buffers)
     if progress is not None and not callable(progress):

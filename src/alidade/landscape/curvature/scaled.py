@@ -19,6 +19,7 @@ from alidade.landscape.curvature.operator import CurvatureOperator
 from alidade.landscape.differentiation import Tensors
 from alidade.landscape.isolation import public_name
 from alidade.landscape.objective import Objective
+from alidade.landscape.shards import whole
 
 #: Two losses that differ by more than this, relatively, are not those of a network that ignores a factor of 2.
 SAME_LOSS = 1e-2
@@ -129,7 +130,7 @@ def _preconditioner(objective: Objective, optimizer: torch.optim.Optimizer) -> T
     missing = sorted(set(objective.parameters) - set(found))
     if missing:
         raise CallError(f"optimizer: expected every trainable parameter of the model in it, missing {missing[:3]}")
-    return found
+    return whole(found, objective.ranks)
 
 
 def _state(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> dict[str, Any]:
