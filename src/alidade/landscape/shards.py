@@ -2,7 +2,7 @@
 
 A sharded model gathers its parameters by itself, in hooks of its forward pass, and would silently ignore any tensors
 put in their place. While a probe evaluates it those hooks are taken away, and the model runs on whole
-tensors like any other: nothing sharded is touched (docs/decisions/0013).
+tensors like any other: nothing sharded is touched (docs/decisions/0014).
 """
 
 from __future__ import annotations
