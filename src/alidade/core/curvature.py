@@ -72,7 +72,7 @@ class Trace:
     standard_error: float
     converged: bool  # whether the standard error is within the tolerance asked for
     matvecs: int
-    method: str  # hutchinson | hutch++ | exact
+    method: str  # krylov | hutchinson | exact
     route: str
     provenance: Provenance
     problem: str | None = None

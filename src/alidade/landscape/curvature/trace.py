@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +13,14 @@ from torch import Tensor
 from alidade.core.curvature import Trace
 from alidade.core.errors import CallError
 from alidade.landscape.arguments import is_whole
+from alidade.landscape.curvature.krylov import Krylov
 from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator, require_symmetric
 from alidade.landscape.objective import Objective
 
-#: Samples before anything is decided; and fresh ones once outliers are out, which are close to normal by then.
-PILOT, FRESH = 10, 6
-#: Outliers are worth taking out where half of the pilot's directions hold more than this share of it.
-OUTLYING = 0.75
+#: Every dimension is taken by itself up to this many.
+PILOT = 10
+#: Steps of the first Krylov space, how much it grows where that seems worth it, and how often; samples of what is left.
+STEPS, GROWTH, TIMES, FRESH = 6, 12, 2, 8
 
 
 @torch.inference_mode(mode=False)
@@ -35,12 +36,13 @@ def hessian_trace(
 ) -> Trace:
     r"""An unbiased estimate of tr(H), until its standard error is at most max(rtol \|estimate\|, atol).
 
-    First ten products with random signs :math:`\omega` (Hutchinson 1990):
-    :math:`\mathrm{tr}(H) \approx \overline{\omega^\top H \omega}`. Where many more would be needed, and a few
-    directions hold most of these products, outlying eigenvalues make the variance, and they can be taken out (Hutch++,
-    Meyer et al. 2021, SOSA): with Q an orthonormal basis of the ten, :math:`\mathrm{tr}(Q^\top H Q)` costs ten more
-    and is exact, and fresh samples estimate the rest, :math:`\omega^\top (I - QQ^\top) H (I - QQ^\top)\, \omega`.
-    Where every dimension by itself would be cheaper, that is done.
+    With Q an orthonormal basis, :math:`\mathrm{tr}(H) = \mathrm{tr}(Q^\top H Q) + \mathrm{tr}(R)` with
+    :math:`R = (I - QQ^\top) H (I - QQ^\top)`, and tr(R) is the mean of :math:`\omega^\top R\, \omega` over random signs
+    :math:`\omega` (Hutchinson 1990). Outlying eigenvalues make its variance; Hutch++ (Meyer et al. 2021, SOSA) takes
+    them out with a Q of one step of power iteration, which costs two products per column. Here Q is a Krylov basis
+    (Chen & Hallman 2023, SIAM J. Matrix Anal. 44), first of six steps: of the same effect for one product per column,
+    since Lanczos has :math:`Q^\top H Q` already. Where samples show that many more would be needed, it grows. Where every
+    dimension by itself would be cheaper, that is done.
 
     The standard error is widened by t / 1.96, the quantile of Student's t over the normal one, so that two of them
     cover 95 % with few samples, too. (XTrace uses each product twice, but its own error estimate covered the truth in
@@ -112,6 +114,7 @@ class _Estimator:
     def __init__(self, operator: SymmetricOperator, rtol: float, atol: float, most: int, seed: int) -> None:
         self._operator, self._rtol, self._atol, self._most = operator, rtol, atol, most
         self._generator = torch.Generator().manual_seed(seed)
+        self._samples: list[float] = []
 
     @property
     def _left(self) -> int:
@@ -120,28 +123,19 @@ class _Estimator:
     def run(self) -> _Estimate:
         if self._operator.dimension <= min(PILOT, self._left):
             return self._exact()
-        signs = [self._signs() for _ in range(min(PILOT, self._left))]
-        images = [self._operator.matvec(sign) for sign in signs]
-        samples = self._samples(signs, images)
-        plain = self._of_samples(samples, 0.0, "hutchinson")
-        if plain.met or self._left == 0:
-            return plain
-        more = self._more(plain, len(samples))
-        if more > self._operator.dimension <= self._left:
-            return self._exact()
-        if more <= PILOT + FRESH or self._left < PILOT + FRESH or not _has_outliers(images):
-            return self._sampled(samples, self._plain_samples(), 0.0, "hutchinson")
-        basis = torch.linalg.qr(torch.stack(images).double().T).Q.T.to(self._operator.block.dtype)
-        inner = sum(_dot(row, self._operator.matvec(row)) for row in basis)
-        return self._sampled([], self._deflated_samples(basis), inner, "hutch++")
-
-    def _samples(self, signs: list[Tensor], images: list[Tensor]) -> list[float]:
-        """The products u'Hu of each; u'Hv and v'Hu of two, which come with them, must be alike."""
-        products = torch.stack(signs).double() @ torch.stack(images).double().T
-        lengths = float(torch.stack([torch.linalg.vector_norm(image) for image in images]).max())
-        gap = float((products - products.T).abs().max())
-        require_symmetric(self._operator, gap, max(lengths, float(products.abs().max())))
-        return [float(sample) for sample in products.diagonal()]
+        space = Krylov(self._operator, self._signs())
+        space.extend(max(0, min(STEPS, self._left - FRESH)))
+        for _ in range(TIMES):
+            estimate = self._sampled(space, [], FRESH)
+            more = math.inf if self._left == 0 else self._more(estimate, FRESH)
+            if estimate.met or self._left == 0:
+                return estimate
+            if more > self._operator.dimension <= self._left:
+                return self._exact()
+            if more <= 2 * GROWTH or space.complete or self._left < GROWTH + FRESH:
+                return self._sampled(space, self._samples, None)
+            space.extend(GROWTH)
+        return self._sampled(space, [], None)
 
     def _more(self, estimate: _Estimate, n: int) -> float:
         """Products that plain sampling would still take to the tolerance, as far as n samples can tell."""
@@ -151,31 +145,22 @@ class _Estimator:
     def _target(self, value: float) -> float:
         return max(self._rtol * abs(value), self._atol)
 
-    def _of_samples(self, samples: Sequence[float], inner: float, method: str) -> _Estimate:
+    def _of_samples(self, samples: Sequence[float], space: Krylov) -> _Estimate:
         n = len(samples)
-        value = inner + float(np.mean(samples))
+        value = space.inner + float(np.mean(samples))
         error = _widening(n) * float(np.std(samples, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-        least = PILOT if method == "hutchinson" else FRESH
-        return _Estimate(value, error, method, error <= self._target(value) and n >= least)
+        method = "krylov" if len(space.basis) else "hutchinson"
+        return _Estimate(value, error, method, error <= self._target(value) and n >= FRESH)
 
-    def _sampled(self, samples: list[float], fresh: Iterator[float], inner: float, method: str) -> _Estimate:
-        """More samples until the tolerance is met or the products are spent."""
-        while self._left > 0:
-            samples.append(next(fresh))
-            if self._of_samples(samples, inner, method).met:
+    def _sampled(self, space: Krylov, samples: list[float], most: int | None) -> _Estimate:
+        """Samples of what the space leaves, until the tolerance is met or the products are spent, or ``most``."""
+        self._samples = samples
+        while self._left > 0 and (most is None or len(samples) < most):
+            outside = space.outside(self._signs())
+            samples.append(_dot(outside, self._operator.matvec(outside)))
+            if self._of_samples(samples, space).met:
                 break
-        return self._of_samples(samples, inner, method)
-
-    def _plain_samples(self) -> Iterator[float]:
-        while True:
-            sign = self._signs()
-            yield _dot(sign, self._operator.matvec(sign))
-
-    def _deflated_samples(self, basis: Tensor) -> Iterator[float]:
-        while True:
-            sign = self._signs()
-            outside = sign - (sign @ basis.T) @ basis
-            yield _dot(outside, self._operator.matvec(outside))
+        return self._of_samples(samples, space)
 
     def _exact(self) -> _Estimate:
         unit = torch.zeros(
@@ -194,12 +179,6 @@ class _Estimator:
     def _signs(self) -> Tensor:
         draw = torch.randint(0, 2, (self._operator.dimension,), generator=self._generator)
         return (2 * draw - 1).to(self._operator.block.device, self._operator.block.dtype)
-
-
-def _has_outliers(images: list[Tensor]) -> bool:
-    """Whether a few directions hold most of the products: where the spectrum is flat, all are alike and orthogonal."""
-    energy = torch.linalg.svdvals(torch.stack(images).double()).square()
-    return float(energy[: len(images) // 2].sum() / energy.sum()) > OUTLYING
 
 
 def _dot(left: Tensor, right: Tensor) -> float:
