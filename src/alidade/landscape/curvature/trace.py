@@ -41,8 +41,8 @@ def hessian_trace(
     :math:`\omega` (Hutchinson 1990). Outlying eigenvalues make its variance; Hutch++ (Meyer et al. 2021, SOSA) takes
     them out with a Q of one step of power iteration, which costs two products per column. Here Q is a Krylov basis
     (Chen & Hallman 2023, SIAM J. Matrix Anal. 44), first of six steps: of the same effect for one product per column,
-    since Lanczos has :math:`Q^\top H Q` already. Where samples show that many more would be needed, it grows. Where every
-    dimension by itself would be cheaper, that is done.
+    since Lanczos has :math:`Q^\top H Q` already. Where samples show that many more would be needed, it grows. Where
+    every dimension by itself would be cheaper, that is done.
 
     The standard error is widened by t / 1.96, the quantile of Student's t over the normal one, so that two of them
     cover 95 % with few samples, too. (XTrace uses each product twice, but its own error estimate covered the truth in
