@@ -173,6 +173,7 @@ def disturb(kills: int, root: Path, undisturbed: Path, longest: float, seed: int
     study = Disturbed(root, undisturbed, seed)
     for number in range(kills):
         study.kill(KINDS[number % len(KINDS)], longest)
+        print(f"{number + 1} of {kills} kills; found so far: {dict(study.found)}", file=sys.stderr, flush=True)
     study.finish()
     return {"kills": dict(study.kills), "found": dict(sorted(study.found.items()))}
 

@@ -122,4 +122,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         size = make(Path(folder), wanted.runs, wanted.profiles)
         found = {name: measure(name, folder) for name in ("claims", "report")}
-    write(__file__, {"probes": PROBES, "profiles": wanted.profiles, **size, **found})
+    load = os.getloadavg()[1]  # of all processes, over five minutes: seconds on a crowded machine say little
+    write(__file__, {"probes": PROBES, "profiles": wanted.profiles, **size, **found, "load_average": load})

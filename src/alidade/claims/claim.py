@@ -43,15 +43,12 @@ class Runs:
 
     def rows(self, run: str) -> pl.DataFrame:
         """The rows of one run."""
-        return self._by_run.get(run, self.frame.clear())
+        return self._by_run.get(run, self._nothing)
 
     def of(self, run: str, quantity: str) -> pl.DataFrame:
         """The rows of one quantity of one run, without what is the same in all of them."""
-        cut = self.once(("quantities", run), lambda: self._cut_up(self.rows(run)))
-        return cut.get((quantity,), self._needed(self.frame.clear()))
-
-    def _cut_up(self, rows: pl.DataFrame) -> dict[tuple[object, ...], pl.DataFrame]:
-        return self._needed(rows).partition_by("quantity", as_dict=True)
+        wanted = pl.col("quantity") == quantity
+        return self.once(("rows", run, quantity), lambda: self._needed(self.rows(run).filter(wanted)))
 
     def _needed(self, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.select(name for name in _NEEDED if name in rows.columns)
@@ -62,6 +59,10 @@ class Runs:
             self._made[key] = make()
         made: T = self._made[key]
         return made
+
+    @cached_property
+    def _nothing(self) -> pl.DataFrame:
+        return self.frame.clear()
 
     @cached_property
     def _made(self) -> dict[Hashable, Any]:

@@ -7,7 +7,7 @@ number of seeds ``n``. Only rows with status "ok" become values; ``refused`` lis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -46,7 +46,7 @@ class Readings:
         """The tidy table with the variant's key as ``v``."""
         keys = {run: variant.key for variant in self.variants for run in variant.runs}
         places = {run: place for variant in self.variants for place, run in enumerate(variant.runs)}
-        known = self.study.frame.filter(pl.col("run").is_in(list(keys)))
+        known = _rows_of(self.study, keys)
         return known.with_columns(
             pl.col("run").replace_strict(keys, return_dtype=pl.String).alias("v"),
             pl.col("seed").fill_null(pl.col("run").replace_strict(places, return_dtype=pl.Int64)),
@@ -179,7 +179,12 @@ class Readings:
 def part_of(study: Study, runs: Iterable[str]) -> Study:
     """The study as far as some of its runs are concerned, in the order of ``runs``."""
     kept = {run: study.specs[run] for run in runs if run in study.specs}
-    return replace(study, frame=study.frame.filter(pl.col("run").is_in(list(kept))), specs=kept)
+    return replace(study, frame=_rows_of(study, kept), specs=kept)
+
+
+def _rows_of(study: Study, runs: Collection[str]) -> pl.DataFrame:
+    """The rows of some runs; of a large study all of them are not copied."""
+    return study.frame if study.specs.keys() <= set(runs) else study.frame.filter(pl.col("run").is_in(list(runs)))
 
 
 def over_seeds(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "x")) -> pl.DataFrame:
