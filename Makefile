@@ -16,7 +16,7 @@ demo: .venv/installed ## the paper in miniature, on data that need no download; 
 	@echo "The report: $(CURDIR)/runs/demo/report.html"
 
 test: .venv/installed-dev chromium ## all tests; ARGS="-k name" picks some
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 check: format lint types imports docs test ## all that has to pass before a change goes in
 

@@ -152,6 +152,17 @@ def test_the_time_allowed_ends_with_checkpoints(cluster: Any, tmp_path: Path) ->
     assert not listener.broken
 
 
+def test_a_node_whose_clock_is_ahead_ends_the_study_as_the_time_does(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, listener = time.time, Listener()
+    monkeypatch.setattr(time, "time", lambda: real() - 1000)  # here, and not on the nodes
+    with executor_of(cluster) as executor, pytest.raises(OutOfTimeError, match="time of --max-minutes is over"):
+        executor.execute([linear(12), linear(13)], Job(tmp_path, None, "cpu"), listener, max_seconds=900)
+    assert not listener.done
+    assert not listener.broken
+
+
 #: A command of a study that would last for hours, as the command line runs it.
 LONG = """
 import sys

@@ -99,16 +99,19 @@ def exists(path: Path) -> bool:
 
 
 def move(folder: Path, to: Path) -> Path:
-    """Move a folder within its file system; returns where it is now. Object stores copy, and then delete.
+    """Move a folder of files within its file system; returns where it is now. Object stores copy, and then delete.
 
     Raises:
         OSError: it cannot be moved.
     """
     if is_local(folder):
         return folder.rename(to)
+    to.mkdir(parents=True, exist_ok=True)
     remote = cast("UPath", folder)
-    with _system_errors():
-        remote.fs.mv(remote.path, cast("UPath", to).path, recursive=True)
+    with _system_errors():  # file by file: where folders are only names, a recursive move looks for them as files
+        for path in remote.iterdir():
+            remote.fs.cp_file(path.path, cast("UPath", to / path.name).path)
+        remote.fs.rm(remote.path, recursive=True)
     return to
 
 

@@ -165,6 +165,7 @@ class _Study:
             self._messages,
             versions(),
         )
+        self._stopped, self._left = False, set(self._runs)  # the time allowed is over; runs that did not end
         self._advancing: set[str] = set()  # runs that have something to save
         self._pending = {
             _train.options(**resources(run.spec, job.device, gpus_per_run)).remote(run, order): run.spec.run_id
@@ -174,15 +175,19 @@ class _Study:
     def follow(self) -> list[str]:
         """Wait for all runs; returns why some failed."""
         failures: list[str] = []
-        while self._pending:
+        while self._pending and not self._stopped:
             if self._deadline is not None and time.monotonic() > self._deadline:
-                self._end_in_time()
-                raise OutOfTimeError("the time of --max-minutes is over; repeat the command to go on")
+                self._stopped = True
             failures += filter(None, map(self._settle, self._done()))
+        self._end_in_time()
+        if self._left:
+            raise OutOfTimeError("the time of --max-minutes is over; repeat the command to go on")
         return failures
 
     def cancel(self) -> None:
         """Kill what is running, and start nothing any more."""
+        if not self._pending:
+            return
         for task in self._pending:
             with suppress(RayError):
                 ray.cancel(task, force=True)
@@ -198,11 +203,13 @@ class _Study:
         """Why a run failed, which is noted in its folder; None if it did not."""
         run_id = self._pending.pop(task)
         error = _error_of(task)
+        if isinstance(error, StoppedError):  # its clock is ahead of ours
+            self._stopped = True
+            return None
+        self._left.discard(run_id)
         if error is None:
             self._await_files(run_id)
             self._listener.finished(run_id)
-            return None
-        if isinstance(error, StoppedError):
             return None
         reason = reason_of(error)
         if not isinstance(error, HeldError):  # then it is another process that knows how the run fares
