@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import alidade
 from alidade.errors import RefusedError
+from alidade.landscape.ranks import ProcessRanks
 
 #: Sums of some hundred numbers of size 1 in another order, through three layers and a division: a few hundred
 #: roundings of float64. Eigenvalues are converged to 1e-8, the trace's probe vectors are the same.
@@ -227,12 +228,13 @@ def test_an_empty_batch_in_one_process_is_refused_in_all(two: World) -> None:
 def _one_process_only(rank: int, size: int) -> list[str]:
     from alidade.probes.theorem import lipschitz_reduction
 
-    objective = alidade.Objective(wrapped("batch_norm"), cross_entropy, own_batch(rank, size))
-    said = []
+    model, said = wrapped("batch_norm"), []
+    objective = alidade.Objective(model, cross_entropy, own_batch(rank, size))
     for refused in (
         lambda: lipschitz_reduction(objective),
         lambda: alidade.loss_surface(objective, "random", points=3, out="never-written"),
         lambda: alidade.Objective(nn.Sequential(wrapped("plain")), cross_entropy, own_batch(rank, size)),
+        lambda: alidade.interpolate(model, cross_entropy, own_batch(rank, size), *[model.module.state_dict()] * 2),
     ):
         with pytest.raises(RefusedError) as caught:
             refused()
@@ -241,10 +243,11 @@ def _one_process_only(rank: int, size: int) -> list[str]:
 
 
 def test_what_is_no_mean_over_processes_is_refused(two: World) -> None:
-    theorem, surface, inside = two.run(_one_process_only)[0]
+    theorem, surface, inside, between = two.run(_one_process_only)[0]
     assert "expected one process, got 2" in theorem
     assert "expected one process, got 2" in surface
     assert "expected DistributedDataParallel around the whole model, got it around '0'" in inside
+    assert "interpolate: expected one process, got 2" in between
 
 
 def _own(rank: int, size: int) -> float:
@@ -254,3 +257,16 @@ def _own(rank: int, size: int) -> float:
 def test_the_network_inside_the_wrapper_is_this_process_alone(two: World) -> None:
     for rank, found in enumerate(two.run(_own)):
         assert found == float(alidade.Objective(model_named("plain"), cross_entropy, own_batch(rank, 2)).value())
+
+
+def _own_reduction(rank: int, size: int) -> list[float]:
+    """Without a wrapper, for processes that are kept together in some way of one's own."""
+    ranks = ProcessRanks(dist.group.WORLD, torch.device("cpu"))
+    objective = alidade.Objective(model_named("plain"), cross_entropy, own_batch(rank, size), ranks=ranks)
+    return [float(objective.value()), float(objective.gradient()["0.weight"].norm())]
+
+
+def test_a_reduction_can_be_passed_in(two: World) -> None:
+    one = alidade.Objective(model_named("plain"), cross_entropy, whole_batch(2))
+    expected = [float(one.value()), float(one.gradient()["0.weight"].norm())]
+    assert two.run(_own_reduction) == [pytest.approx(expected, rel=ROUNDING)] * 2
