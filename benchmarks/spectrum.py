@@ -27,6 +27,7 @@ from curvlinops import hutchpp_trace, xtrace
 from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum
 from hessian_eigenthings import spectral_density as eigenthings_density
 from hessian_eigenthings.operators.base import CurvatureOperator
+from scipy.sparse.linalg import aslinearoperator
 from side_by_side import write
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,6 +95,20 @@ class DenseOfEigenthings(CurvatureOperator):
 
     def matvec(self, v: Tensor) -> Tensor:
         return self.matrix @ v
+
+
+class DenseOfCurvlinops:
+    """What curvlinops asks of an operator for the density."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.shape, self.device, self.dtype = matrix.shape, matrix.device, matrix.dtype
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        return self.matrix @ v
+
+    def to_scipy(self) -> Any:
+        return aslinearoperator(self.matrix.numpy())
 
 
 def spread(estimate: Callable[..., Tensor], matrix: Tensor, products: int, trace: float, seeds: int) -> float:
@@ -167,7 +182,7 @@ def densities(matrix: Tensor, eigenvalues: Any) -> dict[str, Any]:
         distances["hessian-eigenthings, nodes"].append(wasserstein(nodes, weights, eigenvalues))
         torch.manual_seed(seed)
         grid, density = lanczos_approximate_spectrum(
-            matrix, STEPS, num_repeats=PROBES, boundaries=(eigenvalues.min(), eigenvalues.max())
+            DenseOfCurvlinops(matrix), STEPS, num_repeats=PROBES, boundaries=(eigenvalues.min(), eigenvalues.max())
         )
         density = density.numpy() / float(density.sum())
         distances["curvlinops, smoothed"].append(wasserstein(grid.numpy(), density, eigenvalues))
