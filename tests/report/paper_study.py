@@ -16,6 +16,7 @@ from alidade.experiments import EXPERIMENTS
 from alidade.experiments.experiment import Settings
 from alidade.report.page import Chapter
 from alidade.store import SCHEMA, Study
+from alidade.store.segments import COMPACT
 
 #: Per norm: end of the loss as a fraction of its start, growth along the gradient, smoothness.
 _CHARACTER = {
@@ -172,7 +173,8 @@ def paper_study(seeds: int = 2, names: tuple[str, ...] = tuple(EXPERIMENTS)) -> 
     rows = [row for run, spec in specs.items() for row in _rows(spec, probes[run].values())]
     return Study(
         root=Path("runs/all"),
-        frame=pl.DataFrame(rows, schema={name: SCHEMA[name] for name in COLUMNS}, orient="row"),
+        # With the types that a study has when it is read from its folder.
+        frame=pl.DataFrame(rows, schema={name: SCHEMA[name] for name in COLUMNS}, orient="row").cast(COMPACT),
         specs=dict(sorted(specs.items())),
         manifest={
             "command": COMMAND.replace("demo", "reproduce all"),

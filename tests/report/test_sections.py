@@ -164,7 +164,7 @@ def test_the_penalized_loss_stands_beside_the_loss_where_there_is_one():
     runs = study.runs_of("landscape")
     plain = study.frame.filter(pl.col("run").is_in(list(runs)))
     rows = plain.filter(quantity="train_loss").with_columns(
-        pl.lit("train_objective").alias("quantity"), pl.col("value") + 1.97
+        pl.lit("train_objective").cast(pl.Categorical).alias("quantity"), pl.col("value") + 1.97
     )
     penalized = replace(study, frame=pl.concat([study.frame, rows]))
     figures = {p.address: p.draw() for p in planned(penalized) if p.section in ("noisy_norm", "landscape")}

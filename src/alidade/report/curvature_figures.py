@@ -183,7 +183,9 @@ def _density(readings: Readings, id_: str, title: str, modes: Sequence[str]) -> 
 def _density_of(readings: Readings, variant: Variant, modes: Sequence[str]) -> pl.DataFrame | None:
     """The first seed's density at its last look: v, x, m, lo, hi."""
     own = (pl.col("run") == variant.runs[0]) & pl.col("statistics").is_in(list(modes)) & (pl.col("status") == OK)
-    rows = readings.frame.filter(own & pl.col("quantity").str.contains("^spectral_density(_standard_error)?$"))
+    rows = readings.frame.filter(
+        own & pl.col("quantity").is_in(["spectral_density", "spectral_density_standard_error"])
+    )
     if rows.is_empty():
         return None
     last = rows.filter(pl.col("step") == rows["step"].max())
