@@ -121,7 +121,9 @@ def test_nothing_changes_when_it_is_interrupted(name: str, where: str, error: ty
     assert raised > 0 or (where == "backward" and name in ("forward_over_reverse", "spherical"))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in ("batch_norm", "dropout", "resnet")], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ("batch_norm", "dropout", "resnet")], ids=lambda case: case.name
+)
 def test_a_measured_training_is_bit_identical(case: Case) -> None:
     def train(measured: bool) -> tuple[list[torch.Tensor], list[float]]:
         torch.manual_seed(2)

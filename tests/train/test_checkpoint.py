@@ -218,7 +218,11 @@ def test_random_states_come_back() -> None:
     assert draw() == expected
 
 
-@pytest.mark.parametrize("wrong", [object(), {1, 2}, lambda: None, np.array(["text"], dtype=object)], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [object(), {1, 2}, lambda: None, np.array(["text"], dtype=object)],
+    ids=["object", "set", "function", "array of objects"],
+)
 def test_what_is_not_plain_is_refused(wrong: Any) -> None:
     with pytest.raises((CallError, TypeError)):
         pack({"state": wrong})
