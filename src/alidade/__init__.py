@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from alidade.landscape.curvature.scaled import preconditioned_sharpness as preconditioned_sharpness
     from alidade.landscape.curvature.scaled import spherical_sharpness as spherical_sharpness
     from alidade.landscape.curvature.trace import hessian_trace as hessian_trace
+    from alidade.landscape.loader import Batches as Batches
     from alidade.landscape.objective import Objective as Objective
     from alidade.probes.activations import activation_statistics as activation_statistics
     from alidade.probes.covariate_shift import covariate_shift as covariate_shift
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 #: Where each public name lives; None: it is a module of its own.
 _HOMES = {
+    "Batches": "alidade.landscape.loader",
     "Objective": "alidade.landscape.objective",
     "CurvatureOperator": "alidade.landscape.curvature.operator",
     "batch_sharpness": "alidade.landscape.curvature.directional",

@@ -64,6 +64,7 @@ class Provenance:
     step: int | None = None  # optimizer steps taken before the measurement
     run: str | None = None
     seed: int | None = None
+    partition: tuple[int | None, ...] | None = None  # lengths of the (micro-)batches where there are several
     coordinates: Literal["raw", "relative"] = "raw"
     direction: str = "gradient"
     ranks: int = 1  # processes whose losses are averaged, each on a batch and with batch statistics of its own

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -93,8 +93,8 @@ def nodes_behind(loss: Tensor) -> Iterator[torch.autograd.graph.Node]:
             yield node
 
 
-def require_dependence(loss: Tensor, leaves: Tensors) -> None:
-    """Refuse a loss in whose graph none of the leaves is; what reentrant checkpointing hides counts as one.
+def require_dependence(loss: Tensor, leaves: Tensors) -> Tensor:
+    """The loss without its graph, which must hold one of the leaves, or what reentrant checkpointing hides.
 
     Raises:
         CallError: as from :func:`named_gradients`, without a backward pass.
@@ -104,6 +104,7 @@ def require_dependence(loss: Tensor, leaves: Tensors) -> None:
         id(getattr(n, "variable", None)) in ours or "CheckpointFunction" in n.name() for n in nodes_behind(loss)
     ):
         raise CallError(_INDEPENDENT)
+    return loss.detach()
 
 
 def named_gradients(
@@ -131,13 +132,19 @@ def named_product(loss: Tensor, leaves: Tensors, v: Mapping[str, Tensor]) -> Ten
 
 
 def summed(losses: Sequence[Tensor]) -> Tensor:
-    """The sum; of one, that very one."""
-    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum(0)
+    """The sum, added up in float64; of one, that very one."""
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).double().sum(0).to(losses[0].dtype)
 
 
-def summed_by_name(parts: Sequence[Tensors]) -> Tensors:
-    """The sums name by name."""
-    return parts[0] if len(parts) == 1 else {name: summed([part[name] for part in parts]) for name in parts[0]}
+def added(parts: Iterable[Tensors]) -> list[Tensors]:
+    """One entry: the sums name by name, in float64 and one after the other; of one part, that very one."""
+    rest = iter(parts)
+    first, sums = next(rest), None
+    for part in rest:
+        sums = sums or {name: tensor.double().clone() for name, tensor in first.items()}
+        for name, tensor in part.items():
+            sums[name] += tensor
+    return [first if sums is None else {name: total.to(first[name].dtype) for name, total in sums.items()}]
 
 
 def zeros_like_all(leaves: Tensors) -> Tensors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from typing import Any, TypeVar
@@ -14,20 +14,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from alidade.core.errors import CallError
 from alidade.core.records import Provenance, Statistics
 from alidade.landscape.arguments import check_model, check_tensors
-from alidade.landscape.batches import batch_length, check_batch
-from alidade.landscape.conditions import Part, conditions_now, precision
+from alidade.landscape.conditions import Part, precision
 from alidade.landscape.differentiation import (
     ReentrantError,
     Tensors,
+    added,
     graphs_if_needed,
     named_gradients,
     named_product,
     require_dependence,
     summed,
-    summed_by_name,
 )
 from alidade.landscape.evaluations import Evaluations, Run
 from alidade.landscape.isolation import unwrap
+from alidade.landscape.loader import check_parts, examples_of, lengths_of, parts_of, require_mixable
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
 from alidade.landscape.parallelism import Spread, spread_of
 from alidade.landscape.ranks import Ranks, mean_by_name, require_one_process
@@ -36,6 +36,7 @@ from alidade.landscape.weight_norm import PlainWeightNorm
 
 T = TypeVar("T")
 Work = Callable[[nn.Module, Part, Tensors], T]  # with a model, a (micro-)batch and the leaves to differentiate at
+Collect = Callable[[Iterator[T]], list[T]]  # of what came of the (micro-)batches, one after the other
 _LOSS = ""  # beside the names of parameters
 
 
@@ -55,7 +56,7 @@ class Objective:
         model: any module; wrappers of data parallelism and compilation are looked through.
         loss_fn: ``loss_fn(model, batch)`` returns a scalar Tensor; or a pair of ``forward(model, batch)``, the
             outputs, and ``criterion(outputs, batch)``, the scalar.
-        batch: whatever ``loss_fn`` takes; kept by reference.
+        batch: whatever ``loss_fn`` takes; kept by reference. A whole data set: :class:`alidade.Batches`.
         statistics: None leaves each normalization layer in its own mode; "batch" or "running" switches the
             layers that keep running statistics, and never dropout.
         check_deterministic: evaluate the loss twice before the first result and refuse if it differs
@@ -89,8 +90,7 @@ class Objective:
         check_deterministic: bool = True,
         ranks: Ranks | None = None,
     ) -> None:
-        part = Part(batch, conditions_now(unwrap(model)))
-        self._build(model, loss_fn, [part], statistics, check_deterministic, ranks)
+        self._build(model, loss_fn, parts_of(unwrap(model), batch), statistics, check_deterministic, ranks)
 
     @classmethod
     def of_parts(
@@ -107,18 +107,18 @@ class Objective:
         ``at``: where the objective stands instead of at the live parameters, by public name.
         """
         objective = cls.__new__(cls)
-        objective._build(model, loss_fn, parts, None, check_deterministic, None)
+        objective._build(model, loss_fn, tuple(parts), None, check_deterministic, None)
         objective._point = None if at is None else dict(at)
         return objective
 
     def _build(
         self, model: nn.Module, loss: Any, parts: Sequence[Part], mode: str | None, check: bool, ranks: Ranks | None
     ) -> None:
-        self.model, self.parts = unwrap(model), tuple(parts)
+        self.model, self.parts = unwrap(model), parts
         check_model(self.model)
         spread = spread_of(model) if ranks is None else Spread(ranks)
         self.ranks = spread.ranks
-        self.ranks.agreed(lambda: self._check(mode))
+        self.ranks.agreed(lambda: check_parts(self.model, parts, mode))
         self.loss_fn = as_loss_function(loss)
         self.pair = None if callable(loss) else tuple(loss)  # (forward, criterion), where they came apart
         self._unchecked = check
@@ -126,11 +126,7 @@ class Objective:
         self.takes_gradients = False  # whether the loss contains gradients, as a gradient penalty does
         self._point: Tensors | None = None
         self._evaluations = Evaluations(self.model, mode, spread)
-
-    def _check(self, statistics: str | None) -> None:
-        for part in self.parts:
-            check_batch(part.batch)
-        check_statistics(self.model, statistics)
+        require_mixable(parts, lambda: self.statistics)
 
     def moved_to(self, at: Mapping[str, Tensor]) -> Objective:
         """The same objective standing at other parameters: one tensor per trainable parameter, by public name."""
@@ -144,6 +140,7 @@ class Objective:
         check_statistics(self.model, statistics, self.parts[0].conditions.buffers)
         other = copy(self)
         other._evaluations = self._evaluations.under(statistics)
+        require_mixable(self.parts, lambda: other.statistics)
         return other
 
     @property
@@ -169,11 +166,17 @@ class Objective:
 
     @property
     def batch_size(self) -> int | None:
-        """Length of the first tensor found in a (micro-)batch; None where there is none."""
-        return batch_length(self.batch)
+        """Length of the first tensor found in a (micro-)batch, or None; all examples of a loader."""
+        return examples_of(self.parts)
+
+    @property
+    def partition(self) -> tuple[int | None, ...] | None:
+        """Lengths of the (micro-)batches that the loss is added up from; None for one batch."""
+        return lengths_of(self.parts)
 
     def provenance(self, **more: Any) -> Provenance:
         """Under which conditions its numbers are measured."""
+        more |= {"partition": self.partition}
         return Provenance(self.statistics, self.dtype, self.batch_size, ranks=self.ranks.size, **more)
 
     def value(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -189,18 +192,16 @@ class Objective:
     def value_and_gradient(self, at: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensors]:
         """Loss and gradient of one forward and backward pass."""
 
-        def work(model: nn.Module, part: Part, leaves: Tensors) -> tuple[Tensor, Tensors]:
+        def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensors:
             loss = self.differentiable_loss(model, part)
-            return loss.detach(), named_gradients(loss, leaves, accumulate=self.through_backward)
+            return {_LOSS: loss.detach(), **named_gradients(loss, leaves, accumulate=self.through_backward)}
 
         def local() -> Tensors:
             try:
-                results = self._each(at, work, differentiate=True)
+                return self._each(at, work, True, added)[0]
             except ReentrantError:
                 self.through_backward = True
-                results = self._each(at, work, differentiate=True)
-            gradient = summed_by_name([found for _, found in results])
-            return {_LOSS: summed([loss for loss, _ in results]), **gradient}
+            return self._each(at, work, True, added)[0]
 
         gradient = mean_by_name(self.ranks, local)
         loss = gradient.pop(_LOSS)
@@ -220,7 +221,7 @@ class Objective:
             return named_product(self.differentiable_loss(model, part), leaves, v)
 
         with sdpa_kernel(SDPBackend.MATH), PlainWeightNorm():
-            return mean_by_name(self.ranks, lambda: summed_by_name(self._each(at, work, differentiate=True)))
+            return mean_by_name(self.ranks, lambda: self._each(at, work, True, added)[0])
 
     def inspect(self, work: Callable[[nn.Module, Any], T]) -> list[T]:
         """``work(model, batch)`` once per (micro-)batch, under its conditions, where the objective stands.
@@ -238,8 +239,7 @@ class Objective:
         if len(self.parts) > 1:
             raise CallError(f"objective: expected one batch, got {len(self.parts)} micro-batches; probe without them")
         require_one_process(self.ranks, "objective")
-        (part,) = self.parts
-        return self._each(None, lambda model, *_: work(model, lambda m: self.differentiable_loss(m, part)), True)[0]
+        return self._each(None, lambda m, part, _: work(m, lambda m: self.differentiable_loss(m, part)), True)[0]
 
     def repeated(self) -> AbstractContextManager[None]:
         """For probes that evaluate many times: inside, nothing but this objective's evaluations may touch the model."""
@@ -253,10 +253,8 @@ class Objective:
         """The loss; the graph of its forward pass shows whether it depends on the parameters."""
 
         def work(model: nn.Module, part: Part, leaves: Tensors) -> Tensor:
-            loss = self.differentiable_loss(model, part) if with_graph else self.loss(model, part)
-            if with_graph:
-                require_dependence(loss, leaves)
-            return loss.detach()
+            loss = (self.differentiable_loss if with_graph else self.loss)(model, part)
+            return require_dependence(loss, leaves) if with_graph else loss.detach()
 
         return self.ranks.mean(lambda: [summed(self._each(at, work, differentiate=with_graph))])[0]
 
@@ -272,7 +270,9 @@ class Objective:
             raise CallError("loss_fn: expected a loss that depends on the parameters, got a detached Tensor")
         return loss
 
-    def _each(self, at: Mapping[str, Tensor] | None, work: Work[T], differentiate: bool = False) -> list[T]:
+    def _each(
+        self, at: Mapping[str, Tensor] | None, work: Work[T], differentiate: bool = False, collect: Collect[T] = list
+    ) -> list[T]:
         if at is not None:
             self.check_direction(at, "at")
 
@@ -280,12 +280,12 @@ class Objective:
             with torch.inference_mode(False):
                 # Clones: a forward pass may write to its parameters, as an embedding with max_norm does.
                 point = {name: p.clone() for name, p in self.parameters.items()} if at is None else at
-                return [self._evaluations.at(point, part, work, graphs) for part in self.parts]
+                return collect(self._evaluations.at(point, part, work, graphs) for part in self.parts)
 
-        if differentiate or self.takes_gradients:
-            return evaluated(True)
-        found, self.takes_gradients = graphs_if_needed(evaluated)
-        return found
+        if not (differentiate or self.takes_gradients):
+            found, self.takes_gradients = graphs_if_needed(evaluated)
+            return found
+        return evaluated(True)
 
     def conditions_of(self, part: Part) -> AbstractContextManager[Run]:
         """The conditions of a (micro-)batch: inside, ``run(leaves, work)`` is ``work(model)`` at these tensors."""

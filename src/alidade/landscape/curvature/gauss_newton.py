@@ -25,6 +25,8 @@ class GaussNewton(Route):
     the Hessian without the curvature of the network itself (Schraudolph 2002).
     """
 
+    keeps = True
+
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         super().__init__(objective, part, point, names)
         with self.conditions() as run, FusedBatchNorm():
@@ -103,6 +105,8 @@ class GaussNewton(Route):
 
 class RebuiltGaussNewton(GaussNewton):
     """The same with graphs that live for one product, for several (micro-)batches."""
+
+    keeps = False
 
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         Route.__init__(self, objective, part, point, names)

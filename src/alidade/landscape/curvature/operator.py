@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Literal, Protocol, get_args
 
@@ -14,8 +14,16 @@ from alidade.core.errors import AlidadeError, CallError, RefusedError
 from alidade.core.records import Provenance
 from alidade.landscape.curvature.block import Block
 from alidade.landscape.curvature.gauss_newton import GaussNewton, RebuiltGaussNewton
-from alidade.landscape.curvature.routes import Difference, ForwardOverReverse, Kept, Rebuilt, Route, RouteError
-from alidade.landscape.differentiation import ReentrantError, Tensors, summed
+from alidade.landscape.curvature.routes import (
+    Difference,
+    ForwardOverReverse,
+    Kept,
+    Rebuilt,
+    Route,
+    RouteError,
+    routes_of,
+)
+from alidade.landscape.differentiation import ReentrantError, Tensors, added, summed
 from alidade.landscape.objective import Objective
 
 RouteName = Literal["auto", "kept", "rebuilt", "forward_over_reverse", "difference"]
@@ -106,7 +114,7 @@ class CurvatureOperator:
         self.dimension = self.block.dimension
         self.matvecs = 0
         self._plan = _plan(matrix, route, len(objective.parts))
-        self._routes: list[Route] | None = None
+        self._routes: Iterable[Route] | None = None
         self._disagreement = 0.0
 
     @property
@@ -172,20 +180,18 @@ class CurvatureOperator:
     def _go(self, v: Tensors | None) -> Tensor:
         if self._routes is None:
             point, kind = self.objective.parameters, ROUTES[self.route]
-            self._routes = self.objective.ranks.agreed(
-                lambda: [kind(self.objective, part, point, self.block.names) for part in self.objective.parts]
-            )
+            self._routes = self.objective.ranks.agreed(lambda: routes_of(kind, self.objective, point, self.block.names))
             self._confirm(self._routes)
         if v is None:
             return torch.empty(0)
         routes = self._routes
-        found = self._mean(lambda: [self.block.flat(route.product(v)) for route in routes])
+        found = self._mean(lambda: (self.block.flat(route.product(v)) for route in routes))
         if self.route == "difference":
             gaps = [route.disagreement for route in routes if isinstance(route, Difference)]
             self._disagreement = max([self._disagreement, *chain(*self.objective.ranks.gathered(lambda: gaps))])
         return found
 
-    def _confirm(self, routes: list[Route]) -> None:
+    def _confirm(self, routes: Iterable[Route]) -> None:
         """The objective's own check; the loss of a graph that was just made saves it one forward pass."""
         values = [route.value for route in routes if route.value is not None]
         if values:
@@ -196,14 +202,11 @@ class CurvatureOperator:
         else:
             self.objective.confirm(None)
 
-    def _mean(self, parts: Callable[[], list[Tensor]]) -> Tensor:
+    def _mean(self, parts: Callable[[], Iterable[Tensor]]) -> Tensor:
         """The sum over the micro-batches, and its mean over the processes."""
 
         def local() -> list[Tensor]:
-            vectors = parts()
-            if len(vectors) == 1:
-                return vectors
-            return [torch.stack([v.double() for v in vectors]).sum(0).to(self.block.dtype)]
+            return [found[""] for found in added({"": vector} for vector in parts())]
 
         return self.objective.ranks.mean(local)[0]
 

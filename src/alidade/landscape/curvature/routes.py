@@ -11,7 +11,7 @@ Each is built at fixed parameters and called with vectors, as dictionaries by pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -47,6 +47,7 @@ class Route:
 
     value: Tensor | None = None
     gradient: Tensors | None = None
+    keeps = False  # whether a graph of the part stays between products
 
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         self.objective, self.part, self.names = objective, part, tuple(names)
@@ -80,6 +81,8 @@ class Route:
 class Kept(Route):
     """Double backward with the graph of the gradient kept."""
 
+    keeps = True
+
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         super().__init__(objective, part, point, names)
         with self.conditions() as run, FusedBatchNorm():
@@ -111,6 +114,8 @@ class Rebuilt(Kept):
 
     So it works, too, where a forward pass changes its batch in place: outside of the conditions that is undone.
     """
+
+    keeps = False
 
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         Route.__init__(self, objective, part, point, names)
@@ -219,6 +224,25 @@ class Difference(Route):
                 moved, lambda model: named_gradients(self.loss(model), block, second=True, accumulate=accumulate)
             )
         return {name: gradient.detach() for name, gradient in found.items()}
+
+
+class Wandering:
+    """One route that goes from part to part, for routes that keep nothing of a part: memory holds one batch."""
+
+    def __init__(self, route: Route, parts: Sequence[Part]) -> None:
+        self._route, self._parts = route, parts
+
+    def __iter__(self) -> Iterator[Route]:
+        for part in self._parts:
+            self._route.part = part
+            yield self._route
+
+
+def routes_of(kind: type[Route], objective: Objective, point: Tensors, names: Sequence[str]) -> Iterable[Route]:
+    """A route of this kind to the product for each part."""
+    if len(objective.parts) > 1 and not kind.keeps:
+        return Wandering(kind(objective, objective.parts[0], point, names), objective.parts)
+    return [kind(objective, part, point, names) for part in objective.parts]
 
 
 def require_second_derivative(loss: Tensor) -> None:
