@@ -33,100 +33,133 @@ class Coordinates:
     factors: Mapping[str, Tensor] | None = None
     filters: int = 0
 
-    def pieces(self, name: str, *raw: Tensor) -> Iterator[Piece]:
-        """One parameter's tensors some rows at a time, so that float64 copies of a large one stay small."""
-        factor = None if self.factors is None else self.factors[name]
-        if raw[0].ndim == 0 or raw[0].numel() <= PIECE_ELEMENTS:
-            yield Piece(factor, raw)
-            return
-        rows = max(1, PIECE_ELEMENTS * raw[0].shape[0] // max(1, raw[0].numel()))
-        for start in range(0, raw[0].shape[0], rows):
-            inside = slice(start, start + rows)
-            yield Piece(factor if factor is None or factor.ndim == 0 else factor[inside], [t[inside] for t in raw])
-
     def bundles(self, *raw: Mapping[str, Tensor]) -> Iterator[Piece]:
-        """All parameters, flattened and joined into pieces of some size: few operations for many small tensors."""
-        waiting: list[Piece] = []
+        """All parameters in float64, flattened and joined some at a time: few operations for many small tensors.
+
+        A bundle holds until the next: it lies in the same memory, and may be written to.
+        """
+        room = _Room(raw[0], len(raw) + (self.factors is not None))
+        waiting: list[_Part] = []
         size = 0
         for name in raw[0]:
-            for piece in self.pieces(name, *(tensors[name] for tensors in raw)):
-                waiting.append(piece)
-                size += piece.raw[0].numel()
-                if size >= PIECE_ELEMENTS:
-                    yield _joined(waiting)
+            for part in _cut(self._factor(name), [tensors[name] for tensors in raw]):
+                if size + part.raw[0].numel() > PIECE_ELEMENTS:
+                    yield room.joined(waiting)
                     waiting, size = [], 0
-        if waiting:
-            yield _joined(waiting)
+                waiting.append(part)
+                size += part.raw[0].numel()
+        yield room.joined(waiting)
+
+    def _factor(self, name: str) -> Tensor | None:
+        return None if self.factors is None else self.factors[name]
 
     def gradient_norm(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw gradient in these coordinates."""
-        return self._root_sum_of_squares(raw, Piece.gradient)
+        return self._root_sum_of_squares(raw, Piece.as_gradient)
 
     def length(self, raw: Mapping[str, Tensor]) -> float:
         """Norm of a raw displacement in these coordinates."""
-        return self._root_sum_of_squares(raw, Piece.component)
+        return self._root_sum_of_squares(raw, Piece.as_component)
 
-    def _root_sum_of_squares(self, raw: Mapping[str, Tensor], seen: Callable[[Piece, int], Tensor]) -> float:
-        """Piece by piece, not joined: joining copies, and that costs more than the squares."""
-        parts = (seen(piece, 0).reshape(-1) for name, value in raw.items() for piece in self.pieces(name, value))
+    def _root_sum_of_squares(self, raw: Mapping[str, Tensor], seen: Callable[[Piece, Tensor], Tensor]) -> float:
+        parts = (seen(piece, piece.values[0]) for piece in self.bundles(raw))
         return math.sqrt(math.fsum(torch.stack([torch.dot(part, part) for part in parts]).tolist()))
 
     def from_gradient(self, name: str, raw: Tensor, scale: float) -> Tensor:
         r"""The raw displacement :math:`d_j = c \|w_j\| G_j` along one parameter's gradient, in its precision."""
-        out = torch.empty_like(raw)
-        for piece, target in zip(self.pieces(name, raw), self.pieces(name, out), strict=True):
-            target.raw[0].copy_(piece.displacement(scale * piece.gradient(0)))
-        return out
+        return self._each(name, raw, lambda piece, value: piece.as_displacement(piece.as_gradient(value).mul_(scale)))
 
     def from_components(self, name: str, components: Tensor) -> Tensor:
         r"""The raw displacement :math:`d_j = \|w_j\| D_j` of given components; 0 where there is no filter."""
-        out = torch.empty_like(components)
-        for piece, target in zip(self.pieces(name, components), self.pieces(name, out), strict=True):
-            target.raw[0].copy_(piece.displacement(piece.raw[0].double()))
-        return out
+        return self._each(name, components, Piece.as_displacement)
 
     def from_displacement(self, name: str, raw: Tensor, scale: float) -> Tensor:
         """A raw displacement times a factor; what has no filter is set to rest in relative coordinates."""
-        out = torch.empty_like(raw)
-        for piece, target in zip(self.pieces(name, raw), self.pieces(name, out), strict=True):
-            target.raw[0].copy_(piece.displacement(scale * piece.component(0)))
+        return self._each(name, raw, lambda piece, value: piece.as_displacement(piece.as_component(value).mul_(scale)))
+
+    def _each(self, name: str, raw: Tensor, change: Callable[[Piece, Tensor], Tensor]) -> Tensor:
+        """One parameter, changed in float64 and in its own precision again."""
+        out, room = torch.empty_like(raw), _Room({name: raw}, 1)
+        for part in _cut(self._factor(name), [raw, out]):
+            value = room.vectors[0][: part.raw[0].numel()].view(part.raw[0].shape).copy_(part.raw[0])
+            part.raw[1].copy_(change(Piece(part.factor, [value]), value))
         return out
 
 
 class Piece(NamedTuple):
-    """Some rows of one parameter's tensors with their factor (None: 1); results are float64."""
+    """Some elements of tensors in float64, and their factor (None: 1). Its methods write to what they are given."""
+
+    factor: Tensor | None
+    values: Sequence[Tensor]
+
+    def as_gradient(self, value: Tensor) -> Tensor:
+        r"""A gradient in the coordinates: :math:`G_j = \|w_j\| g_j`."""
+        return value if self.factor is None else value.mul_(self.factor)
+
+    def as_component(self, value: Tensor) -> Tensor:
+        r"""A displacement in the coordinates: :math:`D_j = d_j / \|w_j\|`, 0 at rest."""
+        return (
+            value
+            if self.factor is None
+            else value.div_(self.factor).masked_fill_(self.factor.gt(0).logical_not_(), 0.0)
+        )
+
+    def as_displacement(self, component: Tensor) -> Tensor:
+        r"""The raw displacement :math:`d_j = \|w_j\| D_j`."""
+        return component if self.factor is None else component.mul_(self.factor)
+
+
+class _Part(NamedTuple):
+    """The same part of several tensors of one shape, and the factor that broadcasts over it."""
 
     factor: Tensor | None
     raw: Sequence[Tensor]
 
-    def gradient(self, index: int) -> Tensor:
-        r"""A gradient in the coordinates: :math:`G_j = \|w_j\| g_j`."""
-        value = self.raw[index].double()
-        return value if self.factor is None else value * self.factor
 
-    def component(self, index: int) -> Tensor:
-        r"""A displacement in the coordinates: :math:`D_j = d_j / \|w_j\|`, 0 at rest."""
-        return self.as_component(self.raw[index].double())
-
-    def as_component(self, value: Tensor) -> Tensor:
-        """The components of a raw displacement of these rows."""
-        return value if self.factor is None else torch.where(self.factor > 0, value / self.factor, 0.0)
-
-    def displacement(self, component: Tensor) -> Tensor:
-        r"""The raw displacement :math:`d_j = \|w_j\| D_j`."""
-        return component if self.factor is None else component * self.factor
+def _cut(factor: Tensor | None, raw: Sequence[Tensor]) -> Iterator[_Part]:
+    """Parts of at most PIECE_ELEMENTS: some rows at a time, and where one row is longer, of that."""
+    shape, elements = raw[0].shape, raw[0].numel()
+    if elements <= PIECE_ELEMENTS:
+        yield _Part(factor, raw)
+        return
+    rows = PIECE_ELEMENTS * shape[0] // elements
+    for start in range(0, shape[0], max(1, rows)):
+        inside = slice(start, start + rows) if rows else start
+        yield from _cut(_rows(factor, inside, shape[0]), [tensor[inside] for tensor in raw])
 
 
-def _joined(pieces: Sequence[Piece]) -> Piece:
-    if len({(tensor.device, tensor.dtype) for piece in pieces for tensor in piece.raw}) > 1:
-        pieces = [Piece(piece.factor, [tensor.double() for tensor in piece.raw]) for piece in pieces]
-    raw = [
-        torch.cat([tensor.reshape(-1) for tensor in tensors]) for tensors in zip(*(p.raw for p in pieces), strict=True)
-    ]
-    if pieces[0].factor is None:
-        return Piece(None, raw)
-    factors = [piece.factor.expand(piece.raw[0].shape).reshape(-1) for piece in pieces if piece.factor is not None]
-    return Piece(torch.cat(factors), raw)
+def _rows(factor: Tensor | None, inside: slice | int, rows: int) -> Tensor | None:
+    if factor is None or factor.ndim == 0:
+        return factor
+    if factor.shape[0] == rows:
+        return factor[inside]
+    return factor if isinstance(inside, slice) else factor[0]  # one row for all
+
+
+class _Room:
+    """Vectors of float64 that take one bundle of parameters after the other.
+
+    Fresh ones for each bundle would leave holes in the heap, which the next does not fit into since tensors are
+    aligned: of a large network these came to more than one copy.
+    """
+
+    def __init__(self, like: Mapping[str, Tensor], count: int) -> None:
+        elements = min(PIECE_ELEMENTS, sum(tensor.numel() for tensor in like.values()))
+        device = next(iter(like.values())).device
+        self.vectors = [torch.empty(elements, dtype=torch.float64, device=device) for _ in range(count)]
+
+    def joined(self, parts: Sequence[_Part]) -> Piece:
+        """The parts' tensors one after the other; a factor comes last."""
+        sizes = [part.raw[0].numel() for part in parts]
+        joined = [vector[: sum(sizes)] for vector in self.vectors]
+        for vector, tensors in zip(joined, zip(*(part.raw for part in parts), strict=True), strict=False):
+            for place, tensor in zip(vector.split(sizes), tensors, strict=True):
+                place.view(tensor.shape).copy_(tensor)
+        if parts[0].factor is None:
+            return Piece(None, joined)
+        for place, part in zip(joined[-1].split(sizes), parts, strict=True):
+            place.view(part.raw[0].shape).copy_(part.factor)
+        return Piece(joined[-1], joined[:-1])
 
 
 def coordinates_named(name: str, model: nn.Module, parameters: Mapping[str, Tensor]) -> Coordinates:

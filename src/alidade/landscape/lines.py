@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,12 +53,12 @@ class Line:
     def slope(self) -> float:
         """<d, g(0)>, the same number in every coordinates."""
         pieces = Coordinates("raw").bundles(self.along, self.base)
-        return sum(float(_dot(piece.raw[0].double(), piece.raw[1].double())) for piece in pieces)
+        return sum(float(torch.dot(*piece.values)) for piece in pieces)
 
     def inner_products(self, now: Tensors, eta: float) -> InnerProducts:
         """With the gradient ``now`` at the point ``eta``: one pass over the parameters, some at a time."""
         pieces = self.system.bundles(self.start, self.point(eta), self.along, self.base, now)
-        return InnerProducts(*np.sum([_products(piece, eta) for piece in pieces], axis=0).tolist())
+        return InnerProducts(*torch.stack([_products(piece, eta) for piece in pieces]).sum(0).tolist())
 
 
 class _PackedLine(Line):
@@ -88,12 +87,13 @@ class _PackedLine(Line):
     def _wide(self) -> _Wide:
         factors = self.system.factors
         factor = None if factors is None else self._layout.pack(factors)
-        along, base = (self._layout.pack(tensors).double() for tensors in (self.along, self.base))
-        fixed = Piece(factor, [along, base])
-        work = torch.zeros_like(along)
-        base, step = fixed.gradient(1), fixed.component(0)
-        inverse = None if factor is None else fixed.as_component(torch.ones_like(along))
-        return _Wide(factor, inverse, along, step, base, _dot(base, base), work, self._layout.views(work))
+        raw = self._layout.pack(self.along).double()
+        same = factor is None and self.along is self.base  # then one vector serves, which is read once instead of twice
+        work, piece = torch.zeros_like(raw), Piece(factor, [])
+        base = raw if same else piece.as_gradient(self._layout.pack(self.base).double())
+        step = raw if factor is None else piece.as_component(raw.clone())
+        inverse = None if factor is None else piece.as_component(torch.ones_like(raw))
+        return _Wide(factor, inverse, raw, step, base, torch.dot(base, base), work, self._layout.views(work))
 
     def point(self, eta: float) -> Tensors:
         torch.sub(*self._ends, alpha=eta, out=self._vector)
@@ -105,14 +105,14 @@ class _PackedLine(Line):
             view.copy_(now[name])
         if wide.factor is not None:
             work.mul_(wide.factor)
-        second, both = _dot(work, work), _dot(wide.base, work)
+        second, both = torch.dot(work, work), torch.dot(wide.base, work)
         torch.sub(wide.base, work, out=work)
-        change, along = _dot(work, work), _dot(wide.step, work)
+        change, along = torch.dot(work, work), torch.dot(wide.step, work)
         self.point(eta)  # once more: a forward pass may write to its parameters
         work.copy_(self._vector).sub_(self._ends[0]).add_(wide.along, alpha=eta)
         if wide.inverse is not None:
             work.mul_(wide.inverse)
-        return InnerProducts(*torch.stack([change, wide.first, second, both, along, _dot(work, work)]).tolist())
+        return InnerProducts(*torch.stack([change, wide.first, second, both, along, torch.dot(work, work)]).tolist())
 
 
 class _Wide(NamedTuple):
@@ -134,15 +134,10 @@ def line_along(system: Coordinates, start: Tensors, base: Tensors, along: Tensor
     return kind(system, start, base, along)
 
 
-def _products(piece: Piece, eta: float) -> InnerProducts:
-    start, moved, along = piece.raw[:3]
-    lost = (moved.double() - start).add_(along, alpha=eta)  # float32 operands are widened on the way
-    rounding, step = piece.as_component(lost), piece.component(2)
-    first, second = piece.gradient(3), piece.gradient(4)
-    change = first - second
+def _products(piece: Piece, eta: float) -> Tensor:
+    start, moved, along, base, now = piece.values
+    rounding = piece.as_component(moved.sub_(start).add_(along, alpha=eta))
+    step, first, second = piece.as_component(along), piece.as_gradient(base), piece.as_gradient(now)
+    change = torch.sub(first, second, out=start)
     pairs = [(change, change), (first, first), (second, second), (first, second), (step, change), (rounding, rounding)]
-    return InnerProducts(*torch.stack([_dot(*pair) for pair in pairs]).tolist())
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    return torch.dot(left.reshape(-1), right.reshape(-1))
+    return torch.stack([torch.dot(*pair) for pair in pairs])
