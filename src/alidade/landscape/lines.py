@@ -93,7 +93,9 @@ class _PackedLine(Line):
         base = raw if same else piece.as_gradient(self._layout.pack(self.base).double())
         step = raw if factor is None else piece.as_component(raw.clone())
         inverse = None if factor is None else piece.as_component(torch.ones_like(raw))
-        return _Wide(factor, inverse, raw, step, base, torch.dot(base, base), work, self._layout.views(work))
+        products = torch.dot(base, base).repeat(len(InnerProducts._fields))  # the second of them stays
+        start = self._ends[0].double()
+        return _Wide(factor, inverse, start, raw, step, base, work, self._layout.views(work), products)
 
     def point(self, eta: float) -> Tensors:
         torch.sub(*self._ends, alpha=eta, out=self._vector)
@@ -105,14 +107,18 @@ class _PackedLine(Line):
             view.copy_(now[name])
         if wide.factor is not None:
             work.mul_(wide.factor)
-        second, both = torch.dot(work, work), torch.dot(wide.base, work)
+        change, _, second, both, along, rounding = wide.products.unbind()
+        torch.dot(work, work, out=second)
+        torch.dot(wide.base, work, out=both)
         torch.sub(wide.base, work, out=work)
-        change, along = torch.dot(work, work), torch.dot(wide.step, work)
+        torch.dot(work, work, out=change)
+        torch.dot(wide.step, work, out=along)
         self.point(eta)  # once more: a forward pass may write to its parameters
-        work.copy_(self._vector).sub_(self._ends[0]).add_(wide.along, alpha=eta)
+        work.copy_(self._vector).sub_(wide.start).add_(wide.along, alpha=eta)
         if wide.inverse is not None:
             work.mul_(wide.inverse)
-        return InnerProducts(*torch.stack([change, wide.first, second, both, along, torch.dot(work, work)]).tolist())
+        torch.dot(work, work, out=rounding)
+        return InnerProducts(*wide.products.tolist())
 
 
 class _Wide(NamedTuple):
@@ -120,12 +126,13 @@ class _Wide(NamedTuple):
 
     factor: Tensor | None
     inverse: Tensor | None
+    start: Tensor
     along: Tensor  # the raw direction
     step: Tensor  # the direction in the coordinates
     base: Tensor  # the gradient at the start in the coordinates
-    first: Tensor  # its squared norm
     work: Tensor
-    views: Tensors
+    views: Tensors  # of the room
+    products: Tensor  # where a point's inner products are written
 
 
 def line_along(system: Coordinates, start: Tensors, base: Tensors, along: Tensors) -> Line:
