@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from alidade.landscape.coordinates import coordinates_named
+from alidade.landscape import coordinates as coordinates_module
+from alidade.landscape.coordinates import Coordinates, coordinates_named
 from alidade.landscape.layout import MOST_ELEMENTS, Layout
 from alidade.landscape.lines import InnerProducts, Line, line_along
 
@@ -40,6 +41,41 @@ def test_packed_and_piecewise_agree(dtype: torch.dtype, coordinates: str, same: 
             assert ours == pytest.approx(
                 theirs, rel=1e-6 if name == "rounding" else 1e-12, abs=2e-10 * (name != "rounding")
             )
+
+
+@pytest.mark.parametrize("elements", [1, 4, 50], ids="{} at a time".format)
+@pytest.mark.parametrize("coordinates", ["raw", "relative"])
+def test_the_size_of_the_pieces_does_not_matter(
+    coordinates: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one row of a weight is longer than a piece."""
+    _, line, now = _lines(torch.float32, coordinates, same=False)
+    system, names = line.system, list(line.start)
+
+    def numbers() -> list[float]:
+        norms = [system.gradient_norm(now), system.length(now), line.slope()]
+        return [*norms, *(product for eta in ETAS for product in line.inner_products(now, eta))]
+
+    def tensors() -> list[torch.Tensor]:
+        components = [system.from_components(name, now[name]) for name in names]
+        return [
+            *components,
+            *(f(n, now[n], 0.7) for f in (system.from_gradient, system.from_displacement) for n in names),
+        ]
+
+    whole, changed = numbers(), tensors()
+    monkeypatch.setattr(coordinates_module, "PIECE_ELEMENTS", elements)
+    # Sums of the same products in float64 in another order: 300 * 10 * 300 eps = 2e-10, as above.
+    assert numbers() == pytest.approx(whole, rel=1e-12, abs=2e-10)
+    assert all(map(torch.equal, tensors(), changed))
+
+
+def test_all_pieces_lie_in_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinates_module, "PIECE_ELEMENTS", 8)
+    tensors = {"a": torch.ones(5, 4), "b": torch.ones(30)}
+    places = [(piece.values[0].data_ptr(), len(piece.values[0])) for piece in Coordinates("raw").bundles(tensors)]
+    assert len({place for place, _ in places}) == 1
+    assert [length for _, length in places] == [8, 8, 4, 8, 8, 8, 6]
 
 
 def test_a_point_that_a_forward_pass_has_written_to_does_not_count() -> None:
