@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import polars as pl
 import pytest
 from tests.claims.tables import linear_spec, row, runs_of
 from tests.studies import run_spec
@@ -13,6 +14,7 @@ from tests.studies import run_spec
 from alidade.claims.claim import Runs
 from alidade.claims.plateaus import EDGE, FEWEST_PROBES, GONE, edge_share, saturation_log_ratio, smoothness_share
 from alidade.core.spec import RunSpec
+from alidade.store.segments import COMPACT
 
 RATE, STEPS, EVERY = 0.1, 100, 5
 SIZES = (RATE / 100, RATE / 10, RATE / 2, RATE, 2 * RATE, 4 * RATE)
@@ -53,6 +55,14 @@ def test_a_quadratic_of_curvature_2_over_lr_is_at_the_edge() -> None:
     # Its gradient is gone after half a step, and no step is smoother than another. 1 - eta * curvature loses at most
     # the last digit, at the smallest step of a change of 1/50: 50 roundings.
     assert saturation_log_ratio(runs, run) == pytest.approx(0.0, abs=100 * np.finfo(float).eps)
+
+
+def test_text_that_a_study_keeps_as_categories_reads_as_text_does() -> None:
+    runs, run = _run(_quadratic(2 / RATE))
+    texts = [name for name, kind in runs.frame.schema.items() if kind == pl.String]
+    kept = Runs(runs.frame.with_columns(pl.col(name).cast(COMPACT[name]) for name in texts), runs.specs)
+    for value in (edge_share, smoothness_share, saturation_log_ratio):
+        assert value(kept, run) == value(runs, run) is not None
 
 
 def test_the_share_of_the_papers_smoothness_takes_the_largest_over_its_list() -> None:

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import polars as pl
 import pytest
 
 from alidade.report.scales import linear_axis, linear_ticks, log_axis, log_ticks
@@ -47,3 +48,9 @@ def test_text_reads_at_four_and_a_half_to_one(name, mode):
     for ground in ("paper", "card"):
         bright, dark = sorted((_luminance(COLOURS[name][mode]), _luminance(COLOURS[ground][mode])), reverse=True)
         assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_an_axis_is_made_of_what_a_logarithm_has():
+    numbers = [None, float("nan"), 2.0, -1.0, 0.0, float("inf"), 8.0]
+    assert log_axis(numbers) == log_axis(pl.Series(numbers)) == log_axis(pl.Series([8.0, 2.0]))
+    assert log_axis([]) == log_axis(pl.Series([None], dtype=pl.Float64)) == log_axis([0.1, 1.0])

@@ -209,3 +209,14 @@ def test_any_name_of_a_folder_will_do(tmp_path: Path) -> None:
     assert load(root).height == 5
     write_run(root, run_spec(), segments(training=training_rows([2.0, 1.5, 101.0, float("nan")]), more=[]), ENVIRONMENT)
     assert finished_segments(root, run_spec().run_id) == {"training", "probe", "more"}
+
+
+def test_damage_in_several_runs_is_named_in_the_order_of_their_folders(tmp_path: Path) -> None:
+    """Runs are read side by side; what is said of them is the same every time."""
+    write_study(tmp_path, seeds=tuple(range(100, 112)))
+    for path in tmp_path.glob("*/training.parquet"):
+        path.write_bytes(path.read_bytes()[:-1])
+    study = open_study(tmp_path)
+    expected = sorted(tmp_path.glob("*/training.parquet"))
+    assert [line.partition(": ")[0] for line in study.damage] == list(map(str, expected))
+    assert study.frame["run"].unique(maintain_order=True).to_list() == sorted(study.specs)

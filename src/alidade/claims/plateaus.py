@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log
 
 import numpy as np
-import polars as pl
+from numpy.typing import NDArray
 
 from alidade.claims.claim import Runs
-from alidade.claims.quantities import WARM_UP, BandSeries, after_warm_up, paper_step_sizes, same_size
-from alidade.core.records import OK
+from alidade.claims.quantities import WARM_UP, BandSeries, after_warm_up, paper_step_sizes
+from alidade.core.records import OK, Floats
 from alidade.core.spec import RunSpec
 
 #: "At the edge" means: smoothness x learning rate within these.
@@ -32,10 +33,11 @@ def edge_share(runs: Runs, run: str) -> float | None:
     smallest = smallest_resolved(runs, run, "directional_curvature")
     if smallest is None:
         return None
-    at = profile_rows(runs, run, "directional_curvature").filter(same_size(smallest))
+    at = measured(runs, run, "directional_curvature").at(smallest)
     if spec.model.kind == "deep_linear":
-        at = at.filter(pl.col("step").is_in(_falling(runs, run)))
-    return _share_at_the_edge(at["value"].to_list(), spec)
+        counted = set(_falling(runs, run))
+        at = {step: value for step, value in at.items() if step in counted}
+    return _share_at_the_edge(list(at.values()), spec)
 
 
 def smoothness_share(runs: Runs, run: str) -> float | None:
@@ -69,44 +71,65 @@ def saturation_log_ratio(runs: Runs, run: str) -> float | None:
     smallest = smallest_resolved(runs, run, "effective_smoothness")
     if smallest is None:
         return None
-    smoothness = profile_rows(runs, run, "effective_smoothness")
-    distance, norm = profile_rows(runs, run, "gradient_distance"), profile_rows(runs, run, "gradient_norm")
-    table = (
-        smoothness.filter(same_size(half)).select("step", large="value")
-        .join(smoothness.filter(same_size(smallest)).select("step", small="value"), on="step")
-        .join(distance.filter(same_size(half)).select("step", distance="value"), on="step")
-        .join(norm.select("step", norm="value"), on="step")
-        .filter((pl.col("distance") / pl.col("norm")).is_between(*GONE))
-    )  # fmt: skip
-    if table.height < FEWEST_PROBES:
+    smoothness = measured(runs, run, "effective_smoothness")
+    series = [
+        smoothness.at(smallest),
+        smoothness.at(half),
+        measured(runs, run, "gradient_distance").at(half),
+        measured(runs, run, "gradient_norm").at(),
+    ]
+    shared = sorted(set.intersection(*map(set, series)))
+    small, large, distance, norm = (np.array([one[step] for step in shared]) for one in series)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a gradient of 0, whose ratio lies nowhere
+        gone = (distance / norm >= GONE[0]) & (distance / norm <= GONE[1])
+    if gone.sum() < FEWEST_PROBES:
         return None
-    return float(np.median(np.log(table["small"].to_numpy() / table["large"].to_numpy())))
+    return float(np.median(np.log(small[gone] / large[gone])))
 
 
-def _measured(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
-    def measured() -> pl.DataFrame:
-        late = pl.col("step") >= WARM_UP * runs.specs[run].steps
-        rows = runs.of(run, quantity).filter(late).with_columns(pl.col("step_size").round_sig_figs(9))
-        return rows.unique(["step", "step_size"]).sort("step")
+@dataclass(frozen=True)
+class Profiles:
+    """One quantity of a run's line profiles after the first tenth of the steps, ascending; each number once."""
 
-    return runs.once(("measured", run, quantity), measured)
+    step: NDArray[np.int64]
+    size: Floats  # to nine digits
+    value: Floats
+    ok: NDArray[np.bool_]
+
+    def at(self, size: float | None = None) -> dict[int, float]:
+        """By step: the ok values at a step size, or of a quantity that has none."""
+        there = self.ok if size is None else self.ok & (self.size == float(f"{size:.9g}"))
+        return dict(zip(self.step[there].tolist(), self.value[there].tolist(), strict=True))
 
 
-def profile_rows(runs: Runs, run: str, quantity: str) -> pl.DataFrame:
-    """The ok rows of a quantity of the line profiles after the first tenth of the steps."""
-    return _measured(runs, run, quantity).filter(pl.col("status") == OK)
+def measured(runs: Runs, run: str, quantity: str) -> Profiles:
+    """What was measured of a quantity, whatever came out."""
+    return runs.once(("measured", run, quantity), lambda: _measured(runs, run, quantity))
+
+
+def _measured(runs: Runs, run: str, quantity: str) -> Profiles:
+    rows = runs.of(run, quantity)
+    step, size, value = (rows[name].to_numpy() for name in ("step", "step_size", "value"))
+    ok = (rows["status"] == OK).to_numpy()
+    listed, place = np.unique(size, return_inverse=True)  # NumPy: a study asks for this ten thousand times
+    size = np.array([float(f"{one:.9g}") for one in listed])[place] if listed.size else size
+    order = np.lexsort((size, step))
+    again = (np.diff(step[order], prepend=-1) == 0) & (np.diff(size[order], prepend=-1.0) == 0)
+    kept = order[~again & (step[order] >= WARM_UP * runs.specs[run].steps)]
+    return Profiles(step[kept], size[kept], value[kept], ok[kept])
 
 
 def smallest_resolved(runs: Runs, run: str, quantity: str) -> float | None:
     """The smallest step size that most probes resolve: where only large values stand out, these would speak for all."""
-    resolved = (pl.col("status") == OK).mean().alias("resolved")
-    sizes = _measured(runs, run, quantity).filter(pl.col("step_size") > 0).group_by("step_size").agg(resolved)
-    return min(sizes.filter(pl.col("resolved") >= 0.5)["step_size"].to_list(), default=None)
+    profiles = measured(runs, run, quantity)
+    sizes, place = np.unique(profiles.size, return_inverse=True)
+    resolved = np.bincount(place, profiles.ok, sizes.size) / np.bincount(place, minlength=sizes.size)
+    return min(sizes[(sizes > 0) & (resolved >= 0.5)].tolist(), default=None)
 
 
 def _falling(runs: Runs, run: str) -> list[int]:
     """Probed steps whose loss is larger than that of the next probed step."""
-    at_start = profile_rows(runs, run, "loss").filter(pl.col("step_size") == 0)
-    steps, losses = at_start["step"].to_list(), at_start["value"].to_list()
+    at_start = measured(runs, run, "loss").at(0.0)
+    steps, losses = list(at_start), list(at_start.values())
     pairs = zip(steps, losses, losses[1:], strict=False)
     return [step for step, now, then in pairs if now > 0 and then > 0 and log(now / then) > FALLS]

@@ -36,8 +36,9 @@ class BandSeries:
 
     def of(self, rows: pl.DataFrame, step_sizes: Sequence[float]) -> dict[int, float]:
         """By step; steps at which a listed number is missing, not finite or below resolution are left out."""
-        kept = rows.filter((pl.col("quantity") == self.quantity) & (pl.col("status") == OK))
-        step, size, value = (kept[name].to_numpy() for name in ("step", "step_size", "value"))
+        good = (pl.col("quantity") == self.quantity) & (pl.col("status") == OK)
+        kept = rows.select(good.alias("good"))["good"].to_numpy()
+        step, size, value = (rows[name].to_numpy()[kept] for name in ("step", "step_size", "value"))
         probed = np.unique(step)
         band = np.full((len(step_sizes), probed.size), np.nan)  # NumPy: a study asks for this ten thousand times
         for place, listed in enumerate(step_sizes):

@@ -10,8 +10,8 @@ import polars as pl
 
 from alidade.claims.claim import Runs
 from alidade.claims.comparisons import SHARED_FRACTION
-from alidade.claims.plateaus import FEWEST_PROBES, profile_rows, smallest_resolved
-from alidade.claims.quantities import WARM_UP, BandSeries, paper_step_sizes, same_size
+from alidade.claims.plateaus import FEWEST_PROBES, measured, smallest_resolved
+from alidade.claims.quantities import WARM_UP, BandSeries, paper_step_sizes
 from alidade.core.records import OK
 
 #: Classes of the data, and so the number of outliers that is looked for (Sagun et al. 2017; Ghorbani et al. 2019).
@@ -73,8 +73,8 @@ def share_in_the_limit(runs: Runs, run: str) -> float | None:
     exact = _by_step(runs, run, "batch_sharpness", AS_TRAINED)
     if smallest is None:
         return None
-    rows = profile_rows(runs, run, "directional_curvature").filter(same_size(smallest))
-    pairs = [(value, exact[step]) for step, value in rows.select("step", "value").iter_rows() if exact.get(step)]
+    near_zero = measured(runs, run, "directional_curvature").at(smallest)
+    pairs = [(value, exact[step]) for step, value in near_zero.items() if exact.get(step)]
     if len(pairs) < FEWEST_PROBES:
         return None
     return float(np.mean([abs(near / limit - 1) <= SAME for near, limit in pairs]))

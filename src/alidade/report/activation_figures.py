@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 import polars as pl
-from scipy.interpolate import PchipInterpolator
-from scipy.special import ndtri
 
 from alidade.core.activations import PROBABILITIES
 from alidade.core.records import Floats
@@ -119,8 +117,8 @@ def _drawn(frame: Frame, rows: pl.DataFrame, steps: Sequence[int], variant: Vari
 
 def _mean_quantiles(readings: Readings, variant: Variant, layer: str) -> tuple[list[int], Floats]:
     """Probed steps and the quantiles there, mean over seeds: (steps, quantiles)."""
-    rows = readings.frame.filter(
-        (pl.col("v") == variant.key)
+    rows = readings.rows(
+        pl.col("run").is_in(list(variant.runs))
         & (pl.col("layer") == layer)
         & pl.col("quantity").is_in(_QUANTILES)
         & (pl.col("status") == "ok")
@@ -139,6 +137,9 @@ def _density(quantiles: Floats, grid: Floats) -> Floats:
     For a normal distribution z is a straight line and the density exact. Beyond the outermost quantiles z goes on
     straight, so tails are drawn as normal ones.
     """
+    from scipy.interpolate import PchipInterpolator  # takes long to import, and most pages have no such figure
+    from scipy.special import ndtri
+
     least = 1e-3 * (quantiles[-1] - quantiles[0]) + 1e-12
     ramp = least * np.arange(quantiles.size)  # quantiles that coincide are held apart, others stay where they are
     knots = np.maximum.accumulate(quantiles - ramp) + ramp

@@ -183,9 +183,7 @@ def _density(readings: Readings, id_: str, title: str, modes: Sequence[str]) -> 
 def _density_of(readings: Readings, variant: Variant, modes: Sequence[str]) -> pl.DataFrame | None:
     """The first seed's density at its last look: v, x, m, lo, hi."""
     own = (pl.col("run") == variant.runs[0]) & pl.col("statistics").is_in(list(modes)) & (pl.col("status") == OK)
-    rows = readings.frame.filter(
-        own & pl.col("quantity").is_in(["spectral_density", "spectral_density_standard_error"])
-    )
+    rows = readings.rows(own & pl.col("quantity").is_in(["spectral_density", "spectral_density_standard_error"]))
     if rows.is_empty():
         return None
     last = rows.filter(pl.col("step") == rows["step"].max())
@@ -205,7 +203,7 @@ def _outlier_ratios(readings: Readings, modes: Sequence[str]) -> pl.DataFrame:
 def _values(readings: Readings, quantity: str, modes: Sequence[str] = _OWN) -> pl.DataFrame:
     """Numbers that may be drawn, one per probed step: v, seed, x, y."""
     good = (pl.col("quantity") == quantity) & (pl.col("status") == OK) & pl.col("statistics").is_in(list(modes))
-    rows = readings.frame.filter(good & pl.col("value").is_finite())
+    rows = readings.rows(good & pl.col("value").is_finite())
     rows = rows.unique(["v", "seed", "step"], keep="first", maintain_order=True)
     return rows.select("v", "seed", pl.col("step").alias("x"), pl.col("value").alias("y")).sort("v", "seed", "x")
 
@@ -217,5 +215,5 @@ def _times_rate(readings: Readings, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _left_out(readings: Readings) -> list[str]:
-    rows = readings.frame.filter((pl.col("quantity") == "top_eigenvalue") & (pl.col("status") == NOT_CONVERGED))
+    rows = readings.rows((pl.col("quantity") == "top_eigenvalue") & (pl.col("status") == NOT_CONVERGED))
     return [f"{rows.height} eigenvalues that had not converged are not drawn"] if rows.height else []

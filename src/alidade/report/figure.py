@@ -74,15 +74,16 @@ def note(readings: Readings, quantity: str, lists: str | None = None, extra: Seq
 
     ``lists`` is the prefix of the line profile whose step sizes are named ("" or "relative_"); None names none.
     """
-    rows = readings.frame.filter(pl.col("quantity") == quantity)
-    kinds = [kind for kind in sorted(set(rows["statistics"].drop_nulls())) if kind != "none"]
+    rows = readings.study.frame.lazy().filter(pl.col("quantity") == quantity)
+    conditions = rows.select("statistics", "dtype").unique().collect()
+    kinds = [kind for kind in sorted(set(conditions["statistics"].drop_nulls())) if kind != "none"]
     numbers = [seed for variant in readings.variants for seed in variant.seeds]
     parts = [
         *_conditions([variant.spec for variant in readings.variants]),
         *_step_sizes(readings, lists),
         seeds(numbers) if numbers else "",
         f"{' and '.join(kinds)} statistics in norm layers" if kinds else "no norm layer with statistics",
-        _each(sorted(set(rows["dtype"].drop_nulls()))),
+        _each(sorted(set(conditions["dtype"].drop_nulls()))),
         *extra,
     ]
     return " · ".join(part for part in parts if part)

@@ -230,7 +230,8 @@ def _each(values: Iterable[object]) -> list[str]:
 
 def _seconds(frame: pl.DataFrame) -> list[tuple[str, float]]:
     """Total seconds by what they were spent on, summed over runs."""
-    timed = frame.filter(pl.col("quantity").cast(pl.String).str.ends_with("_seconds") & pl.col("value").is_finite())
+    names = [name for name in frame["quantity"].unique() if name.endswith("_seconds")]
+    timed = frame.filter(pl.col("quantity").is_in(names) & pl.col("value").is_finite())
     totals = timed.group_by("quantity").agg(pl.col("value").sum()).sort("value", descending=True)
     words = totals["quantity"].cast(pl.String).str.strip_suffix("_seconds").str.replace_all("_", " ")
     return list(zip(words, totals["value"], strict=True))

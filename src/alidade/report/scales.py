@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, log10
 from typing import Any
 
 import altair as alt
+import numpy as np
+import polars as pl
 
 from alidade.report.words import power_of_ten
 
@@ -40,8 +42,9 @@ class Axis:
 
 def log_axis(values: Iterable[float | None], falling: bool = False, ticks: Sequence[float] | None = None) -> Axis:
     """A logarithmic axis around positive values."""
-    positive = [v for v in values if v is not None and isfinite(v) and v > 0] or [0.1, 1.0]
-    low, high = log10(min(positive)), log10(max(positive))
+    found = np.array(values.to_numpy() if isinstance(values, pl.Series) else list(values), dtype=np.float64)
+    positive = found[np.isfinite(found) & (found > 0)]
+    low, high = (log10(positive.min()), log10(positive.max())) if positive.size else (-1.0, 0.0)
     pad = max(_PADDING * (high - low), 0.02)
     if high - low < 0.15:
         pad = 0.1

@@ -98,7 +98,7 @@ def planned(study: Study) -> Iterator[Planned]:
         named.setdefault("theorems", list(study.specs))
     for section in sorted(named, key=_order):
         readings = Readings(part_of(study, named[section]))
-        if not readings.frame.is_empty():
+        if not readings.study.frame.is_empty():
             yield from _entries(section, readings)
 
 

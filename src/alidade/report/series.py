@@ -7,10 +7,10 @@ number of seeds ``n``. Only rows with status "ok" become values; ``refused`` lis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import polars as pl
 
@@ -23,10 +23,14 @@ from alidade.report.variants import Variant, variants
 if TYPE_CHECKING:
     from alidade.store import Study
 
+T = TypeVar("T")
+
 MOST_POINTS = 240  # on one line
 RELATIVE, UPDATE = "relative_", "update_"
 LOSS_BINS = 10
 PROBES_PER_BIN = 3
+#: Columns of the tidy table that figures are made of.
+_DRAWN = ("run", "seed", "step", "quantity", "layer", "step_size", "value", "statistics", "status")
 Reduction = Literal["width", "max", "min"]
 
 
@@ -41,13 +45,12 @@ class Readings:
         """What is compared."""
         return variants(self.study.specs)
 
-    @cached_property
-    def frame(self) -> pl.DataFrame:
-        """The tidy table with the variant's key as ``v``."""
+    def rows(self, *wanted: pl.Expr) -> pl.DataFrame:
+        """Rows of the tidy table with the variant's key as ``v``; of a large study no more is copied than that."""
         keys = {run: variant.key for variant in self.variants for run in variant.runs}
         places = {run: place for variant in self.variants for place, run in enumerate(variant.runs)}
-        known = _rows_of(self.study, keys)
-        return known.with_columns(
+        found = self.study.frame.lazy().filter(*wanted).select(_DRAWN).collect()
+        return found.with_columns(
             pl.col("run").replace_strict(keys, return_dtype=pl.String).alias("v"),
             pl.col("seed").fill_null(pl.col("run").replace_strict(places, return_dtype=pl.Int64)),
             pl.col("step_size").round_sig_figs(9),
@@ -59,6 +62,17 @@ class Readings:
         planned = [variant.spec for variant in self.variants if isinstance(variant.spec, RunSpec)]
         return "squared error" if planned and all(s.model.kind == "deep_linear" for s in planned) else "nat"
 
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, which is made once: figures share it, and of a large study it takes long."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    @cached_property
+    def _made(self) -> dict[Hashable, Any]:
+        return {}
+
     def only(self, keep: Callable[[Variant], bool]) -> Readings:
         """The readings of some variants; what tells these apart is named anew."""
         return Readings(part_of(self.study, [run for v in self.variants if keep(v) for run in v.runs]))
@@ -66,8 +80,9 @@ class Readings:
     @cached_property
     def last_steps(self) -> dict[str, int]:
         """The last step of each variant, by key."""
-        ends = self.frame.group_by("v").agg(pl.col("step").max())
-        return dict(zip(ends["v"], ends["step"], strict=True))
+        ends = dict(self.study.frame.group_by("run").agg(pl.col("step").max()).iter_rows())
+        measured = {variant.key: [ends[run] for run in variant.runs if run in ends] for variant in self.variants}
+        return {key: max(steps) for key, steps in measured.items() if steps}
 
     @cached_property
     def along(self) -> str:
@@ -76,27 +91,31 @@ class Readings:
 
     def has(self, quantity: str) -> bool:
         """Whether any value of the quantity may be drawn."""
-        return not self.ok(quantity).is_empty()
+        good = (pl.col("quantity") == quantity) & (pl.col("status") == OK) & pl.col("value").is_finite()
+        return bool(self.study.frame.select(good.any()).item())
 
     def layers(self, quantity: str) -> list[str]:
         """The layers of which a quantity was measured, in the order of the network."""
-        rows = self.frame.filter(pl.col("quantity") == quantity)
+        rows = self.study.frame.filter(pl.col("quantity") == quantity)
         return rows["layer"].drop_nulls().unique(maintain_order=True).to_list()
 
     def ok(self, quantity: str, layer: str | None = None) -> pl.DataFrame:
         """Rows of a quantity (of one layer, where it is named) that hold a number: v, seed, x (step), eta, y."""
-        good = self.frame.filter((pl.col("quantity") == quantity) & (pl.col("status") == OK))
-        good = good.filter(pl.col("layer") == layer) if layer is not None else good
-        return good.filter(pl.col("value").is_finite()).select(
+        good = [pl.col("quantity") == quantity, pl.col("status") == OK, pl.col("value").is_finite()]
+        there = [] if layer is None else [pl.col("layer") == layer]
+        return self.rows(*good, *there).select(
             "v", "seed", pl.col("step").alias("x"), pl.col("step_size").alias("eta"), pl.col("value").alias("y")
         )
 
     def sizes(self, variant: Variant, prefix: str = "") -> tuple[float, ...]:
         """All step sizes of a variant's line profiles, ascending."""
-        rows = self.frame.filter(
-            (pl.col("v") == variant.key) & (pl.col("quantity") == f"{prefix}loss") & (pl.col("step_size") != 0)
-        )
-        return tuple(sorted(rows["step_size"].drop_nulls().unique().to_list()))
+        return self._once(("sizes", variant.key, prefix), lambda: self._sizes(variant, prefix))
+
+    def _sizes(self, variant: Variant, prefix: str) -> tuple[float, ...]:
+        loss = (pl.col("quantity") == f"{prefix}loss") & (pl.col("step_size") != 0)
+        rows = self.study.frame.lazy().filter(loss & pl.col("run").is_in(list(variant.runs)))
+        sizes = rows.select(pl.col("step_size").round_sig_figs(9).unique()).collect().to_series()
+        return tuple(sorted(sizes.drop_nulls().to_list()))
 
     def named_list(self, variant: Variant, prefix: str = "") -> tuple[float, ...]:
         """The list that a band is taken over: the paper's where it was measured, else all that were."""
@@ -128,18 +147,21 @@ class Readings:
 
     def band(self, quantity: str, prefix: str = "") -> pl.DataFrame:
         """[min, max] of a quantity over the named list: v, seed, x, low, high; only where the list is complete."""
-        return self._listed(quantity, prefix).select("v", "seed", "x", "low", "high")
+        return self._edges(quantity, prefix).select("v", "seed", "x", "low", "high")
 
     def reduced(self, quantity: str, how: Reduction, prefix: str = "") -> pl.DataFrame:
         """One number per probe over the named list: the width of the band, or one of its edges."""
         value = {"width": pl.col("high") - pl.col("low"), "max": pl.col("high"), "min": pl.col("low")}[how]
-        return self._listed(quantity, prefix).select("v", "seed", "x", value.alias("y"))
+        return self._edges(quantity, prefix).select("v", "seed", "x", value.alias("y"))
+
+    def _edges(self, quantity: str, prefix: str) -> pl.DataFrame:
+        return self._once(("edges", quantity, prefix), lambda: self._listed(quantity, prefix))
 
     def _listed(self, quantity: str, prefix: str) -> pl.DataFrame:
-        parts = []
+        parts, good = [], self.ok(prefix + quantity)
         for variant in self.variants:
             named = self.named_list(variant, prefix)
-            rows = self.ok(prefix + quantity).filter((pl.col("v") == variant.key) & pl.col("eta").is_in(list(named)))
+            rows = good.filter((pl.col("v") == variant.key) & pl.col("eta").is_in(list(named)))
             edges = rows.group_by("v", "seed", "x").agg(
                 pl.col("y").min().alias("low"), pl.col("y").max().alias("high"), pl.len().alias("count")
             )
@@ -148,7 +170,7 @@ class Readings:
 
     def refused(self, quantity: str, prefix: str = "") -> pl.DataFrame:
         """Where numbers of a quantity are not drawn: v, x (step), eta, kind ("small" or "infinite"), count."""
-        rows = self.frame.filter((pl.col("quantity") == prefix + quantity) & (pl.col("status") != OK))
+        rows = self.rows((pl.col("quantity") == prefix + quantity) & (pl.col("status") != OK))
         kind = pl.when(pl.col("status") == BELOW_RESOLUTION).then(pl.lit("small")).otherwise(pl.lit("infinite"))
         known = rows.filter(pl.col("status").is_in([BELOW_RESOLUTION, "non_finite"]))
         return (
@@ -167,7 +189,8 @@ class Readings:
 
     def training_loss(self) -> pl.DataFrame:
         """The loss level of each run at each step, smoothed as the claims do: v, seed, step, loss."""
-        return self.level(SMOOTHING_STEPS).rename({"x": "step", "y": "loss"}).sort("step")
+        level = self._once(("level",), lambda: self.level(SMOOTHING_STEPS).sort("x"))
+        return level.rename({"x": "step", "y": "loss"})
 
     def against_loss(self, values: pl.DataFrame) -> pl.DataFrame:
         """Values by step (v, seed, x, y, ...) with the training loss of that step as the new x."""

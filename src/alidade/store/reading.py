@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,7 +89,7 @@ def open_study(root: str | os.PathLike[str]) -> Study:
     folders = [f for f in folders if exists(f / SPEC) or exists(f / DONE)]
     readable = [f for f in folders if exists(f / DONE) or exists(f / PARTS)]
     finished = [f for f in readable if not named or f.name in named]
-    found = {folder.name: run for folder in finished if (run := reader.read_run(folder))}
+    found = {run.name: run for run in reader.read_runs(finished)}
     if not found:
         nothing = f"{root}: expected a finished run, found none; run 'alidade demo --out {root}' first"
         raise WorkError(reader.damage[0] if reader.damage else nothing)
@@ -122,6 +123,7 @@ def load(root: str | os.PathLike[str]) -> pl.DataFrame:
 class _Run:
     """What one run's folder holds."""
 
+    name: str
     spec: AnyRunSpec
     frame: pl.DataFrame
     environment: Mapping[str, Any] | None
@@ -141,6 +143,15 @@ class _Reader:
             self.damage.append(str(error))
             return None
 
+    def read_runs(self, folders: Sequence[Path]) -> Iterator[_Run]:
+        """Those of the runs that can be read, in the order given; files are waited for and decoded side by side."""
+        readers = [_Reader() for _ in folders]
+        with ThreadPoolExecutor() as pool:
+            for reader, run in zip(readers, pool.map(_Reader.read_run, readers, folders), strict=True):
+                self.damage += reader.damage
+                if run is not None:
+                    yield run
+
     def read_run(self, folder: Path) -> _Run | None:
         """A run without its damaged segments; None where it is not known which run it is, or what it holds."""
         spec = self.attempt(lambda: read_spec(folder))
@@ -148,14 +159,10 @@ class _Reader:
         if spec is None or frames is None:
             return None
         frame = pl.concat([f for f in frames if f.height] or frames[:1] or [pl.DataFrame(schema=ROW_SCHEMA)])
-        columns = [
-            pl.lit(folder.name, dtype=pl.String).alias("run"),
-            pl.lit(spec.seed, dtype=pl.Int64).alias("seed"),
-        ]
         environment = None
         if exists(folder / ENVIRONMENT):
             environment = self.attempt(lambda: read_json(folder / ENVIRONMENT))
-        return _Run(spec, frame.with_columns(columns).select(COLUMNS).cast(COMPACT), environment)
+        return _Run(folder.name, spec, _of_run(frame, folder.name, spec.seed), environment)
 
     def _segments(self, folder: Path) -> list[pl.DataFrame] | None:
         listed = self.attempt(lambda: listed_segments(folder))
@@ -172,3 +179,9 @@ class _Reader:
 
     def _parts(self, folder: Path) -> list[pl.DataFrame]:
         return [frame for _, frame in read_parts(folder / PARTS, lambda error: self.damage.append(str(error)))]
+
+
+def _of_run(rows: pl.DataFrame, run: str, seed: int | None) -> pl.DataFrame:
+    """The tidy table of one run from the rows of its segments."""
+    whose = {"run": pl.lit(run, dtype=pl.String), "seed": pl.lit(seed, dtype=pl.Int64)}
+    return rows.select(whose.get(name, pl.col(name)).cast(COMPACT[name]).alias(name) for name in COLUMNS)
