@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -59,9 +59,7 @@ def test_what_is_there_is_reused_and_what_is_lost_comes_back_bit_for_bit(demo_di
     assert {path: path.read_bytes() for run in kept for path in run.iterdir()} == before
     assert _reproducible(load(copy)).equals(_reproducible(load(demo_dir)))
 
-    began = time.monotonic()
     third = alidade("demo", "--out", copy, "--seeds", 2)
-    assert time.monotonic() - began < float(str(_log(demo_dir)["seconds"])) / 2
     assert (third.returncode, third.stderr) == (0, "6 runs: 6 finished before are reused, 0 to do\n")
     assert third.stdout == f"report: {copy / 'report.html'}\n"
 
@@ -131,21 +129,21 @@ def test_parquet_goes_into_the_folder_unless_told_otherwise(small_study: Path, t
     assert load(copy).equals(load(small_study))  # exports do not disturb the study
 
 
-def test_the_page_is_built_again_within_ten_seconds(demo_dir: Path, tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_the_page_is_built_again_byte_for_byte(demo_dir: Path, tmp_path: Path) -> None:
     result = alidade("report", demo_dir, "--out", tmp_path / "page.html")
-    assert time.monotonic() - began < 10
     assert result.stdout == f"{tmp_path / 'page.html'}\n"
     assert (tmp_path / "page.html").read_bytes() == (demo_dir / "report.html").read_bytes()
 
 
-def test_help_comes_at_once() -> None:
-    durations = []
-    for _ in range(3):
-        began = time.monotonic()
-        assert "reproduce" in alidade("--help").stdout
-        durations.append(time.monotonic() - began)
-    assert min(durations) < 1
+def test_help_loads_nothing_heavy() -> None:
+    program = "import sys; sys.argv = ['alidade', '--help']; from alidade.cli import main; main()"
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "reproduce" in shown.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "typer" in loaded  # so that the absence of the others says something
+    assert not loaded & {"torch", "altair", "polars", "scipy", "sklearn", "ray"}
 
 
 @pytest.mark.parametrize("command", ["export {folder} --to csv | head -n 1", "claims {folder} --json | true"])

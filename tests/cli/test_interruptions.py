@@ -18,8 +18,8 @@ from alidade.store import load
 
 pytestmark = pytest.mark.skipif(not is_posix_with_proc(), reason="looks at processes through /proc")
 
-#: Promised are 2 seconds; a busy machine gets twice that.
-SECONDS = 4.0
+#: Told from a hang, not measured: 0.2 seconds on an idle machine, many more where other tests have the cores.
+SECONDS = 60.0
 
 
 def _finished(out: Path) -> int:
