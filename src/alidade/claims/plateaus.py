@@ -30,10 +30,11 @@ def edge_share(runs: Runs, run: str) -> float | None:
     stationary point there is no step to speak of. None with fewer than five such probes.
     """
     spec = runs.specs[run]
-    smallest = smallest_resolved(runs, run, "directional_curvature")
+    curvature = measured(runs, run, "directional_curvature")
+    smallest = curvature.smallest_resolved()
     if smallest is None:
         return None
-    at = measured(runs, run, "directional_curvature").at(smallest)
+    at = curvature.at(smallest)
     if spec.model.kind == "deep_linear":
         counted = set(_falling(runs, run))
         at = {step: value for step, value in at.items() if step in counted}
@@ -68,10 +69,10 @@ def saturation_log_ratio(runs: Runs, run: str) -> float | None:
     fewer than five. At the edge of stability the ratio is 1, in a saturation it is the ratio of the step sizes.
     """
     half = runs.specs[run].optimizer.learning_rate / 2
-    smallest = smallest_resolved(runs, run, "effective_smoothness")
+    smoothness = measured(runs, run, "effective_smoothness")
+    smallest = smoothness.smallest_resolved()
     if smallest is None:
         return None
-    smoothness = measured(runs, run, "effective_smoothness")
     series = [
         smoothness.at(smallest),
         smoothness.at(half),
@@ -101,13 +102,15 @@ class Profiles:
         there = self.ok if size is None else self.ok & (self.size == float(f"{size:.9g}"))
         return dict(zip(self.step[there].tolist(), self.value[there].tolist(), strict=True))
 
+    def smallest_resolved(self) -> float | None:
+        """The smallest step size that most probes resolve: where only large values stand out, these would mislead."""
+        sizes, place = np.unique(self.size, return_inverse=True)
+        resolved = np.bincount(place, self.ok, sizes.size) / np.bincount(place, minlength=sizes.size)
+        return min(sizes[(sizes > 0) & (resolved >= 0.5)].tolist(), default=None)
+
 
 def measured(runs: Runs, run: str, quantity: str) -> Profiles:
-    """What was measured of a quantity, whatever came out."""
-    return runs.once(("measured", run, quantity), lambda: _measured(runs, run, quantity))
-
-
-def _measured(runs: Runs, run: str, quantity: str) -> Profiles:
+    """What was measured of a quantity, whatever came out; not kept, because of a large study it is much."""
     rows = runs.of(run, quantity)
     step, size, value = (rows[name].to_numpy() for name in ("step", "step_size", "value"))
     ok = (rows["status"] == OK).to_numpy()
@@ -117,14 +120,6 @@ def _measured(runs: Runs, run: str, quantity: str) -> Profiles:
     again = (np.diff(step[order], prepend=-1) == 0) & (np.diff(size[order], prepend=-1.0) == 0)
     kept = order[~again & (step[order] >= WARM_UP * runs.specs[run].steps)]
     return Profiles(step[kept], size[kept], value[kept], ok[kept])
-
-
-def smallest_resolved(runs: Runs, run: str, quantity: str) -> float | None:
-    """The smallest step size that most probes resolve: where only large values stand out, these would speak for all."""
-    profiles = measured(runs, run, quantity)
-    sizes, place = np.unique(profiles.size, return_inverse=True)
-    resolved = np.bincount(place, profiles.ok, sizes.size) / np.bincount(place, minlength=sizes.size)
-    return min(sizes[(sizes > 0) & (resolved >= 0.5)].tolist(), default=None)
 
 
 def _falling(runs: Runs, run: str) -> list[int]:

@@ -10,7 +10,7 @@ import polars as pl
 
 from alidade.claims.claim import Runs
 from alidade.claims.comparisons import SHARED_FRACTION
-from alidade.claims.plateaus import FEWEST_PROBES, measured, smallest_resolved
+from alidade.claims.plateaus import FEWEST_PROBES, measured
 from alidade.claims.quantities import WARM_UP, BandSeries, paper_step_sizes
 from alidade.core.records import OK
 
@@ -69,11 +69,12 @@ def smoothness_over_curvature(runs: Runs, run: str) -> float | None:
 
 def share_in_the_limit(runs: Runs, run: str) -> float | None:
     """Share of probes whose directional curvature at the smallest step is that of the Hessian, within a tenth."""
-    smallest = smallest_resolved(runs, run, "directional_curvature")
+    curvature = measured(runs, run, "directional_curvature")
+    smallest = curvature.smallest_resolved()
     exact = _by_step(runs, run, "batch_sharpness", AS_TRAINED)
     if smallest is None:
         return None
-    near_zero = measured(runs, run, "directional_curvature").at(smallest)
+    near_zero = curvature.at(smallest)
     pairs = [(value, exact[step]) for step, value in near_zero.items() if exact.get(step)]
     if len(pairs) < FEWEST_PROBES:
         return None

@@ -46,14 +46,21 @@ class Readings:
         return variants(self.study.specs)
 
     def rows(self, *wanted: pl.Expr) -> pl.DataFrame:
-        """Rows of the tidy table with the variant's key as ``v``; of a large study no more is copied than that."""
+        """Rows of the tidy table with the variant's key as ``v``."""
+        return self._labelled(*wanted).select("v", *_DRAWN).collect()
+
+    def _labelled(self, *wanted: pl.Expr) -> pl.LazyFrame:
+        """The rows, before any is copied: of a large study only the columns that are asked for are."""
         keys = {run: variant.key for variant in self.variants for run in variant.runs}
         places = {run: place for variant in self.variants for place, run in enumerate(variant.runs)}
-        found = self.study.frame.lazy().filter(*wanted).select(_DRAWN).collect()
-        return found.with_columns(
-            pl.col("run").replace_strict(keys, return_dtype=pl.String).alias("v"),
-            pl.col("seed").fill_null(pl.col("run").replace_strict(places, return_dtype=pl.Int64)),
-            pl.col("step_size").round_sig_figs(9),
+        return (
+            self.study.frame.lazy()
+            .filter(*wanted)
+            .with_columns(
+                pl.col("run").replace_strict(keys, return_dtype=pl.String).alias("v"),
+                pl.col("seed").fill_null(pl.col("run").replace_strict(places, return_dtype=pl.Int64)),
+                pl.col("step_size").round_sig_figs(9),
+            )
         )
 
     @cached_property
@@ -103,8 +110,12 @@ class Readings:
         """Rows of a quantity (of one layer, where it is named) that hold a number: v, seed, x (step), eta, y."""
         good = [pl.col("quantity") == quantity, pl.col("status") == OK, pl.col("value").is_finite()]
         there = [] if layer is None else [pl.col("layer") == layer]
-        return self.rows(*good, *there).select(
-            "v", "seed", pl.col("step").alias("x"), pl.col("step_size").alias("eta"), pl.col("value").alias("y")
+        return (
+            self._labelled(*good, *there)
+            .select(
+                "v", "seed", pl.col("step").alias("x"), pl.col("step_size").alias("eta"), pl.col("value").alias("y")
+            )
+            .collect()
         )
 
     def sizes(self, variant: Variant, prefix: str = "") -> tuple[float, ...]:
