@@ -133,6 +133,18 @@ SAYS: tuple[Said, ...] = (
         "Nothing: the curves of the effective smoothness settle on one level, without comment.", plots.plateau,
     ),
     Said(
+        ("smoothness_beyond_curvature", "curvature_in_the_limit"), "Section 3, Fig. 4c, 10c",
+        "The effective β-smoothness stands for the Lipschitz constant of the gradient, which bounds the Hessian.",
+    ),
+    Said(
+        ("sharpness_above_edge", "edge_of_stability"), f"{_NOWHERE}; Fig. 4c, 10c",
+        "Nothing: the edge of stability was named three years later (Cohen et al. 2021).",
+    ),
+    Said(
+        ("outliers_",), _NOWHERE,
+        "Nothing: the Hessian is not measured. BatchNorm removes its outliers, Ghorbani et al. (2019) found.",
+    ),
+    Said(
         ("rescaling_control",), _NOWHERE,
         "Nothing: the bands are measured in the raw weights, whose scale before a norm is free.",
     ),
