@@ -113,11 +113,10 @@ def test_vectors_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_several_devices_need_a_block() -> None:
-    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 2, device="meta"))
-    objective = Objective(model, lambda m, x: m[0](x).sum(), torch.ones(1, 3))
+    parameters = dict(nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 2, device="meta")).named_parameters())
     with pytest.raises(CallError, match="one device, got several"):
-        CurvatureOperator(objective)
-    assert CurvatureOperator(objective, names=["0"]).dimension == 8
+        Block(parameters, None)
+    assert Block(parameters, ["0"]).dimension == 8
 
 
 def _kinked() -> Objective:
