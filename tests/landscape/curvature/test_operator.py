@@ -25,6 +25,7 @@ from alidade import (
     top_eigenvalues,
 )
 from alidade.errors import CallError, RefusedError
+from alidade.landscape.curvature.block import Block
 
 SOLVERS = {
     "eigenvalues": lambda operator: top_eigenvalues(operator, max_matvecs=15),
