@@ -8,15 +8,17 @@ measured on a network that is nearly all parameters.
 One thread. Pass by pass, a plain pass over a copy of the network is run and timed just before each pass of the work
 that is measured, and taken out of its time: what slows the machine slows both. Two summaries over the rounds: the
 median of the ratio within a round, and the ratio of the least times. Each in this process's CPU time, which leaves out
-the time that others had the core, and by the clock on the wall.
+the time that others had the core, and by the clock on the wall. Rounds are spread over processes: in each the heap lies
+otherwise, and memory that is given back and fetched anew costs a pass, plain or not, up to 5 % (the page faults).
 
-    python benchmarks/line_profile.py [ROUNDS]
+    python benchmarks/line_profile.py [PROCESSES]
 """
 
 from __future__ import annotations
 
 import copy
 import gc
+import json
 import resource
 import statistics
 import subprocess
@@ -33,7 +35,7 @@ from torch.nn import functional as F
 import alidade
 
 K = 40
-ROUNDS = 15
+PROCESSES, ROUNDS = 7, 2
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -129,22 +131,36 @@ def _works(model: nn.Module, batch: Any) -> dict[str, Work]:
     return {name: work for name, work in works.items() if work is not None}
 
 
-def _times(norm: str, rounds: int) -> dict[str, Any]:
-    """Each work in (K + 1) plain passes, forward and backward for the profile; K + 1 points each."""
+Pairs = dict[str, list[tuple[Seconds, Seconds]]]
+
+
+def _pairs(norm: str) -> Pairs:
+    """Each work's seconds, and those of K + 1 plain passes: forward and backward for the profile; K + 1 points each."""
     model, batch = _setting(norm)
     works = _works(model, batch)
-    pairs: dict[str, list[tuple[Seconds, Seconds]]] = {name: [] for name in works}
-    for round_ in range(rounds + 1):  # the first does not count
+    pairs: Pairs = {name: [] for name in works}
+    for round_ in range(ROUNDS + 1):  # the first does not count
         for name, work in works.items():
             pair = _measured(work, _Passes(model, batch, backward=name == "profile"))
             pairs[name] += [pair] if round_ else []
-    found = {name: _summary(times) for name, times in pairs.items()}
-    if "loss-landscapes" in found:
-        ours, theirs = found["losses, determinism check off"], found["loss-landscapes"]
-        found["losses, determinism check off / loss-landscapes"] = {
+    return pairs
+
+
+def _times(norm: str, processes: int) -> dict[str, Any]:
+    """Each work in plain passes, over the rounds of all processes."""
+    found = [json.loads(_fresh(norm)) for _ in range(processes)]
+    summaries = {name: _summary([pair for pairs in found for pair in pairs[name]]) for name in found[0]}
+    if "loss-landscapes" in summaries:
+        ours, theirs = summaries["losses, determinism check off"], summaries["loss-landscapes"]
+        summaries["losses, determinism check off / loss-landscapes"] = {
             clock: {kind: ours[clock][kind] / theirs[clock][kind] for kind in ours[clock]} for clock in CLOCKS
         }
-    return found
+    return summaries
+
+
+def _fresh(argument: str) -> str:
+    """What this script prints for an argument, in a process of its own."""
+    return subprocess.run([sys.executable, __file__, argument], capture_output=True, text=True, check=True).stdout
 
 
 def _summary(pairs: list[tuple[Seconds, Seconds]]) -> dict[str, dict[str, float]]:
@@ -175,18 +191,21 @@ def _peak_in_copies(profiled: bool) -> float:
 
 
 def _memory() -> dict[str, float]:
-    peaks = {
-        name: float(subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True).stdout)
-        for name in ("plain", "profiled")
-    }
+    peaks = {name: float(_fresh(name)) for name in ("plain", "profiled")}
     return peaks | {"difference": peaks["profiled"] - peaks["plain"]}
+
+
+def _main(processes: int) -> None:
+    times = {norm: _times(norm, processes) for norm in ("none", "batch")}
+    write(__file__, {"K": K, "processes": processes, "rounds of each": ROUNDS, **times, "memory_copies": _memory()})
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    argument = sys.argv[1] if sys.argv[1:] else str(ROUNDS)
-    if argument.isdigit():
-        times = {norm: _times(norm, int(argument)) for norm in ("none", "batch")}
-        write(__file__, {"K": K, "rounds": int(argument), **times, "memory_copies": _memory()})
-    else:
+    argument = sys.argv[1] if sys.argv[1:] else str(PROCESSES)
+    if argument in ("none", "batch"):
+        print(json.dumps(_pairs(argument)))
+    elif argument in ("plain", "profiled"):
         print(_peak_in_copies(argument == "profiled"))
+    else:
+        _main(int(argument))

@@ -107,12 +107,15 @@ class _PackedLine(Line):
             view.copy_(now[name])
         if wide.factor is not None:
             work.mul_(wide.factor)
-        change, _, second, both, along, rounding = wide.products.unbind()
+        change, first, second, both, along, rounding = wide.products.unbind()
         torch.dot(work, work, out=second)
-        torch.dot(wide.base, work, out=both)
+        if wide.step is not wide.base:
+            torch.dot(wide.base, work, out=both)
         torch.sub(wide.base, work, out=work)
         torch.dot(work, work, out=change)
         torch.dot(wide.step, work, out=along)
+        if wide.step is wide.base:  # <g(0), g> is then what <g(0), g(0) - g> leaves of <g(0), g(0)>
+            torch.sub(first, along, out=both)
         self.point(eta)  # once more: a forward pass may write to its parameters
         work.copy_(self._vector).sub_(wide.start).add_(wide.along, alpha=eta)
         if wide.inverse is not None:

@@ -147,9 +147,8 @@ class _Scene:
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
 
     def renew_buffers(self) -> None:
-        with torch.no_grad():
-            for buffer, then in self._buffers:
-                buffer.copy_(then)
+        for buffer, then in self._buffers:
+            buffer.detach().copy_(then)
 
     def is_as_it_was(self) -> bool:
         drawn = not self._randomness.same_as(self._randomness.now(self._model))

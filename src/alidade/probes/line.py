@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -127,13 +128,13 @@ def _points(objective: Objective, line: Line, etas: list[float], gradients: bool
         value = float(loss)
         if gradients:
             return _compared(line, eta, value, line.inner_products(gradient, eta), error)
-        return _Point(value, status=UNDEFINED if np.isfinite(value) else NON_FINITE)
+        return _Point(value, status=UNDEFINED if math.isfinite(value) else NON_FINITE)
 
     return Sweep(objective, line.there, gradients).all(etas, line.point, look)
 
 
 def _compared(line: Line, eta: float, loss: float, products: InnerProducts, error: float) -> _Point:
-    if not np.isfinite([loss, *products]).all():
+    if not all(map(math.isfinite, (loss, *products))):
         return _Point(loss, distance=products.change**0.5, status=NON_FINITE)
     distance, norms = products.change**0.5, (products.first * products.second) ** 0.5
     relative = line.system.name == "relative" and products.first > 0
