@@ -18,6 +18,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,9 @@ class Dense:
 
     def gradient(self) -> None:
         return None
+
+    def repeated(self) -> nullcontext[None]:
+        return nullcontext()
 
 
 class DenseOfEigenthings(CurvatureOperator):

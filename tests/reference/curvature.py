@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,9 @@ class MatrixOperator:
 
     def gradient(self) -> torch.Tensor | None:
         return None if self._gradient is None else torch.as_tensor(self._gradient)
+
+    def repeated(self) -> nullcontext[None]:
+        return nullcontext()
 
 
 def symmetric(eigenvalues: Any, seed: int = 0) -> np.ndarray:

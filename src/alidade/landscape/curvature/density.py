@@ -79,7 +79,8 @@ def spectral_density(
         )
     operator = as_operator(objective, names, matrix)
     before, generator = operator.matvecs, torch.Generator().manual_seed(seed)
-    rules = [_quadrature(operator, min(steps, operator.dimension), generator) for _ in range(probes)]
+    with operator.repeated():
+        rules = [_quadrature(operator, min(steps, operator.dimension), generator) for _ in range(probes)]
     width = max(float(rule.nodes.max()) for rule in rules) - min(float(rule.nodes.min()) for rule in rules)
     largest = max(float(np.abs(rule.nodes).max()) for rule in rules)
     scale = smoothing * (

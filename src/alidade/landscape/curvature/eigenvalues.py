@@ -85,8 +85,9 @@ def top_eigenvalues(
     _check(operator, k, which, rtol, max_matvecs)
     given = _given(operator, start)
     before = operator.matvecs
-    search = Lanczos(operator, k, which, seed)
-    pairs = search.run(_first(search, operator, given, scout), rtol, before + max_matvecs)
+    with operator.repeated():
+        search = Lanczos(operator, k, which, seed)
+        pairs = search.run(_first(search, operator, given, scout), rtol, before + max_matvecs)
     return TopEigenvalues(
         eigenvalues=pairs.values,
         residuals=pairs.residuals,

@@ -46,6 +46,7 @@ class Lanczos:
         self._products = torch.empty_like(self._basis)
         self._projected: Floats = np.zeros((self._most, self._most))
         self._size, self._left, self._krylov, self._random = 0, 0.0, True, False
+        self._eps = torch.finfo(getattr(torch, operator.provenance.dtype, block.dtype)).eps
 
     def run(self, start: Sequence[Tensor], rtol: float, max_matvecs: int) -> Pairs:
         """Expand and restart until the residuals are met, the space is exhausted, or the products are.
@@ -151,8 +152,7 @@ class Lanczos:
         A random direction out of what the space leaves is no eigenvector there, unless the operator is a multiple of
         the identity on all of it.
         """
-        kind = getattr(torch, self._operator.provenance.dtype, self._basis.dtype)
-        rounding = ROUNDINGS * torch.finfo(kind).eps * self._scale()
+        rounding = ROUNDINGS * self._eps * self._scale()
         spent = self._size == self._operator.dimension or (self._random and self._left <= rounding)
         return float(rounding) if spent else 0.0
 

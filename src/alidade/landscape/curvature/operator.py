@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Literal, Protocol, get_args
 
@@ -64,6 +65,9 @@ class SymmetricOperator(Protocol):
 
     def gradient(self) -> Tensor | None:
         """The gradient where it is known without another pass: a good place to begin a search."""
+
+    def repeated(self) -> AbstractContextManager[None]:
+        """For many products: inside, nothing but these may touch the model."""
 
 
 class CurvatureOperator:
@@ -162,6 +166,10 @@ class CurvatureOperator:
         self._attempt(None)
         known = [route.gradient for route in self._routes or () if route.gradient is not None]
         return self._mean(lambda: [self.block.flat(gradient) for gradient in known]) if known else None
+
+    def repeated(self) -> AbstractContextManager[None]:
+        """That of the objective: what products are to leave alone is looked up once."""
+        return self.objective.repeated()
 
     def _attempt(self, v: Tensors | None) -> Tensor:
         """A product, or with None only the preparation; on the next route of the plan where one cannot be gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,10 @@ class ScaledOperator:
         """One product of the operator inside."""
         self.matvecs += 1
         return self._scale * self._operator.matvec(self._scale * vector)
+
+    def repeated(self) -> AbstractContextManager[None]:
+        """That of the operator inside."""
+        return self._operator.repeated()
 
     def gradient(self) -> Tensor | None:
         """The gradient in these coordinates."""

@@ -75,7 +75,8 @@ def hessian_trace(
     operator = as_operator(objective, names, matrix)
     _check(rtol, atol, max_matvecs)
     before = operator.matvecs
-    estimate = _Estimator(operator, rtol, atol, before + max_matvecs, seed).run()
+    with operator.repeated():
+        estimate = _Estimator(operator, rtol, atol, before + max_matvecs, seed).run()
     return Trace(
         value=estimate.value,
         standard_error=estimate.error,
