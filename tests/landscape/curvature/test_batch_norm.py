@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alidade.landscape.curvature.batch_norm import FusedBatchNorm
+from alidade.landscape.curvature.fused import FusedOperations
 
 
 def _fused(out: Tensor) -> bool:
@@ -47,7 +47,7 @@ def test_products_with_the_hessian_are_those_of_plain_operations(
         return [*first, *torch.autograd.grad(first, leaves, vectors)]
 
     def fused() -> Tensor:
-        with FusedBatchNorm():
+        with FusedOperations():
             out = F.batch_norm(x, None, None, w, b, training=True, eps=eps)
         assert _fused(out)
         return out
@@ -63,7 +63,7 @@ def test_its_forward_pass_and_first_derivative_are_torchs_to_the_last_bit() -> N
     layer = nn.BatchNorm2d(3)
     expected = layer(x)
     wanted = torch.autograd.grad(expected.square().sum(), [x, *layer.parameters()])
-    with FusedBatchNorm():
+    with FusedOperations():
         found = layer(x)
     assert _fused(found)
     assert torch.equal(found, expected)
@@ -80,7 +80,7 @@ def test_running_statistics_move_as_they_do_without_it(momentum: float | None) -
     for _ in range(3):
         x = torch.randn(6, 4, requires_grad=True)
         plain(x)
-        with FusedBatchNorm():
+        with FusedOperations():
             assert _fused(fused(x))
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), fused.buffers(), strict=True))
 
@@ -102,7 +102,7 @@ def test_what_it_cannot_do_is_torchs_own(kind: str) -> None:
         x = x[:1, :, :1, :1].contiguous()
     if kind == "another tensor":
         x = x.as_subclass(type("Tagged", (Tensor,), {}))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"), FusedBatchNorm():
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"), FusedOperations():
         if kind == "one value":
             with pytest.raises(ValueError, match="more than 1 value per channel"):
                 layer(x)
@@ -115,7 +115,7 @@ def test_under_torch_func_it_stands_back() -> None:
     seen = []
 
     def loss(x: Tensor) -> Tensor:
-        with FusedBatchNorm():
+        with FusedOperations():
             out = F.batch_norm(x, None, None, training=True)
         seen.append("Normalize" in str(out))
         return out.pow(3).sum()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from alidade import CurvatureOperator, Objective
 from alidade.core.errors import CallError, RefusedError
 from alidade.landscape.conditions import Part, conditions_now
-from alidade.landscape.curvature.batch_norm import FusedBatchNorm
+from alidade.landscape.curvature.fused import FusedOperations
 from alidade.nn import norm
 
 ROUTES = ("kept", "rebuilt", "forward_over_reverse", "difference")
@@ -71,7 +71,7 @@ def test_the_fused_batch_norm_has_the_right_second_derivative(shape: tuple[int, 
     scales = [torch.randn(shape[1], dtype=torch.float64, requires_grad=True) for _ in range(2 if affine else 0)]
 
     def normalized(x: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:
-        with FusedBatchNorm():
+        with FusedOperations():
             out = F.batch_norm(x, None, None, *scales, training=True)
         assert "Normalize" in type(out.grad_fn).__name__  # the fused one, not torch's
         return out
@@ -84,7 +84,7 @@ def test_the_fused_batch_norm_moves_running_statistics_as_torch_does() -> None:
     plain, fused = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
     x = torch.randn(6, 4, requires_grad=True)
     expected = plain(x)
-    with FusedBatchNorm():
+    with FusedOperations():
         found = fused(x)
     assert torch.equal(found, expected)
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), fused.buffers(), strict=True))

@@ -12,55 +12,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 _backward = torch.ops.aten.native_batch_norm_backward
 
 
-class FusedBatchNorm(TorchFunctionMode):
-    """Inside, ``F.batch_norm`` with batch statistics on a CPU has the fused second derivative, where it applies."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace the one function; pass on all others, and this one, too, in cases that the fused one cannot do."""
-        if func is F.batch_norm:
-            call = _Call(*args, **(kwargs or {}))
-            if call.fits():
-                return call.run()
-        return func(*args, **(kwargs or {}))
-
-
-class _Call:
-    """The arguments of one ``F.batch_norm``."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> None:
-        self.x, self.running, self.weight, self.bias = x, (running_mean, running_var), weight, bias
-        self.training, self.momentum, self.eps = training, momentum, eps
-
-    def fits(self) -> bool:
-        x = self.x
-        tensors = [t for t in (x, *self.running, self.weight, self.bias) if t is not None]
-        alike = len({t.dtype for t in tensors}) == 1 and x.dtype in (torch.float32, torch.float64)
-        plain = all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in tensors)
-        wrapped = torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
-        # Checkpointing runs this again in the backward pass, where no function mode is, and must save the same tensors.
-        wrapped = wrapped or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        enough = x.ndim > 1 and x.numel() > x.shape[1] and x.is_contiguous()
-        return self.training and alike and plain and enough and not wrapped and not torch.is_autocast_enabled("cpu")
-
-    def run(self) -> Tensor:
-        out: Tensor = _Normalize.apply(self.x, self.weight, self.bias, *self.running, self.momentum, self.eps)
-        return out
+def fused_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """What ``F.batch_norm`` gives for these arguments; None where that is left to it."""
+    if not training or x.ndim < 2 or x.numel() <= x.shape[1] or not x.is_contiguous():
+        return None
+    out: Tensor = _Normalize.apply(x, weight, bias, running_mean, running_var, momentum, eps)
+    return out
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from alidade.core.errors import CallError
 from alidade.landscape.conditions import Part
-from alidade.landscape.curvature.batch_norm import FusedBatchNorm
+from alidade.landscape.curvature.fused import FusedOperations
 from alidade.landscape.curvature.routes import Route, gradients_along, require_second_derivative
 from alidade.landscape.differentiation import Tensors, gradients_of, zeros_like_all
 from alidade.landscape.loss import as_scalar
@@ -29,7 +29,7 @@ class GaussNewton(Route):
 
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         super().__init__(objective, part, point, names)
-        with self.conditions() as run, FusedBatchNorm():
+        with self.conditions() as run, FusedOperations():
             run(self.leaves, self._build)
 
     @staticmethod
@@ -113,7 +113,7 @@ class RebuiltGaussNewton(GaussNewton):
 
     def product(self, v: Tensors) -> Tensors:
         """One forward and two backward passes, and the three backward passes of a product."""
-        with self.conditions() as run, FusedBatchNorm():
+        with self.conditions() as run, FusedOperations():
             found = run(self.leaves, lambda model: self._at_once(model, v))
         self.value = self.gradient = None  # of a graph that is gone
         return {name: gradient.detach() for name, gradient in found.items()}

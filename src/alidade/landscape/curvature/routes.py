@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alidade.core.errors import RefusedError
 from alidade.landscape.conditions import Part
-from alidade.landscape.curvature.batch_norm import FusedBatchNorm
+from alidade.landscape.curvature.fused import FusedOperations
 from alidade.landscape.differentiation import (
     ReentrantError,
     Tensors,
@@ -85,7 +85,7 @@ class Kept(Route):
 
     def __init__(self, objective: Objective, part: Part, point: Tensors, names: Sequence[str]) -> None:
         super().__init__(objective, part, point, names)
-        with self.conditions() as run, FusedBatchNorm():
+        with self.conditions() as run, FusedOperations():
             self.value, self.gradient, self._graph = run(self.leaves, self._build)
 
     def _build(self, model: nn.Module) -> tuple[Tensor, Tensors, Tensors]:
@@ -122,7 +122,7 @@ class Rebuilt(Kept):
 
     def product(self, v: Tensors) -> Tensors:
         """One forward and backward pass, and one backward pass through their graph."""
-        with self.conditions() as run, FusedBatchNorm():
+        with self.conditions() as run, FusedOperations():
             found = run(self.leaves, lambda model: self._at_once(model, v))
         return {name: gradient.detach() for name, gradient in found.items()}
 
