@@ -22,6 +22,7 @@ from alidade.core.probes import (
     ActivationsProbe,
     AnyProbe,
     CovariateShiftProbe,
+    CurvatureProbe,
     EvaluationProbe,
     LayerScalarsProbe,
     LineProfileProbe,
@@ -125,6 +126,25 @@ def test_random_numbers_and_running_statistics_go_on(norm: str) -> None:
     _assert_same(resumed, model)
     for name, frame in _numbers(expected).items():
         assert _numbers(found)[name].equals(frame, null_equal=True), name
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_eigenvectors_of_warm_starts_go_on(at: int) -> None:
+    """Before the step and across it, on either side of a probe; two products settle nothing, so the start decides."""
+    probes = (
+        CurvatureProbe(looks=("eigenvalues",), max_matvecs=2, schedule=Every(interval=2)),
+        CurvatureProbe(looks=("eigenvalues", "step_sharpness"), k=2, max_matvecs=3, schedule=Every(interval=2)),
+    )
+    spec = run_spec(norm="batch", steps=5)
+    expected, model = _undisturbed(spec, probes)
+    found, resumed = _stopped_and_gone_on(spec, at, probes)
+    _assert_same(resumed, model)
+    for name, frame in _numbers(expected).items():
+        assert _numbers(found)[name].equals(frame, null_equal=True), name
+    for probe in probes:
+        values = expected.frame(probe.probe_id).filter(pl.col("quantity").str.starts_with("top_eigenvalue"))
+        assert values["value"].is_finite().all()
+        assert values.filter(pl.col("quantity") == "top_eigenvalue_lost")["step"].min() == 2  # warm from there on
 
 
 def test_a_divergence_before_the_stop_is_remembered() -> None:
