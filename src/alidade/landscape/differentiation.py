@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -24,7 +24,11 @@ _REENTRANT = (
 _INDEPENDENT = "loss_fn: expected a loss that depends on the parameters, got one that none of them enters"
 
 
-class ReentrantError(RefusedError):
+class OnlyOneDerivativeError(RefusedError):
+    """There is no second derivative by double backward."""
+
+
+class ReentrantError(OnlyOneDerivativeError):
     """The gradient must be taken by ``.backward()``; there is no second derivative."""
 
 
@@ -33,11 +37,13 @@ def gradients_of(loss: Tensor, leaves: Sequence[Tensor], create_graph: bool = Fa
 
     Raises:
         ReentrantError: part of the network runs inside the backward pass only.
+        OnlyOneDerivativeError: a graph is wanted, and a function of the network makes none of its gradient.
     """
     try:
-        found: list[Tensor | None] = list(
-            torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
-        )
+        with _graphs_required(loss) if create_graph else nullcontext():
+            found: list[Tensor | None] = list(
+                torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
+            )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise ReentrantError(_REENTRANT) from error
@@ -47,6 +53,35 @@ def gradients_of(loss: Tensor, leaves: Sequence[Tensor], create_graph: bool = Fa
     ):
         raise ReentrantError(_REENTRANT)
     return found
+
+
+@contextmanager
+def _graphs_required(loss: Tensor) -> Iterator[None]:
+    """Refuse a backward pass inside which a function of somebody's own, in NumPy or a kernel, leaves the graph.
+
+    A gradient is linear in the one that reaches the function, so it has a graph where that one has; without it second
+    derivatives would silently lack everything below the function.
+    """
+    outside: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def look(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
+            made = [gradient for gradient in inputs if gradient is not None]
+            if any(g is not None and g.requires_grad for g in outputs) and not all(g.requires_grad for g in made):
+                outside.append(name)
+
+        return look
+
+    with ExitStack() as stack:
+        for node in nodes_behind(loss):
+            if hasattr(node, "_forward_cls") or "CppNode" in node.name():  # torch's own raise where they have none
+                stack.callback(node.register_hook(watch(node.name())).remove)
+        yield
+    if outside:
+        raise OnlyOneDerivativeError(
+            f"double backward: expected gradients that have a derivative, got that of {outside[0]}, which is computed "
+            "outside of autograd; write its backward with torch operations, or take differences"
+        )
 
 
 def graphs_if_needed(work: Callable[[bool], T]) -> tuple[T, bool]:
@@ -125,7 +160,17 @@ def named_gradients(
 
 
 def named_product(loss: Tensor, leaves: Tensors, v: Mapping[str, Tensor]) -> Tensors:
-    """The product of the loss's Hessian with ``v``, by double backward."""
+    """The product of the loss's Hessian with ``v``, by double backward.
+
+    Raises:
+        OnlyOneDerivativeError: a function of the network has a first derivative only.
+    """
+    name = once_differentiable(loss)
+    if name is not None:
+        raise OnlyOneDerivativeError(
+            f"double backward: expected functions that have one, got {name}, which is once_differentiable; "
+            "alidade.CurvatureOperator takes differences there"
+        )
     first = named_gradients(loss, leaves, create_graph=True)
     inner = torch.stack([(first[name] * v[name]).sum() for name in leaves]).sum()
     return named_gradients(inner, leaves, second=True) if inner.requires_grad else zeros_like_all(leaves)

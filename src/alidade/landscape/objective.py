@@ -211,8 +211,8 @@ class Objective:
     def hvp(self, v: Mapping[str, Tensor], at: Mapping[str, Tensor] | None = None) -> Tensors:
         r"""Hessian-vector product :math:`\nabla^2 L(\theta) v` by double backward, exact through train-mode norms.
 
-        ``v`` has one tensor per trainable parameter. Attention uses its plain implementation: the fused ones have no
-        second derivative. Of a piecewise linear network (ReLU, max pooling) it does not see the kinks.
+        ``v``: one tensor per trainable parameter. Attention is computed plainly: its fused kernels have no second
+        derivative. Kinks of ReLU and max pooling are not seen. Refused where a function has one derivative only.
         """
         self.check_direction(v)
         self.confirm(None)

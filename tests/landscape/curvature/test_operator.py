@@ -167,26 +167,52 @@ class _NoSecond(torch.autograd.Function):
         return gradient * torch.sigmoid(x)
 
 
-def test_without_double_backward_it_falls_back_and_stays_right() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 4)
+class _OutsideOfAutograd(torch.autograd.Function):
+    """A softplus whose backward pass is computed by NumPy, as others are by kernels of their own."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.second(_NoSecond.apply(self.first(x)))
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.softplus(x)
 
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.from_numpy(gradient.detach().numpy() / (1 + np.exp(-x.detach().numpy())))
+
+
+class _Between(nn.Module):
+    """A function of one derivative between two layers."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.first, self.second, self.function = nn.Linear(4, 5), nn.Linear(5, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.second(self.function.apply(self.first(x)))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("function", "message"), [(_NoSecond, "once_differentiable"), (_OutsideOfAutograd, "outside of autograd")]
+)
+def test_without_double_backward_it_falls_back_and_stays_right(function: Any, message: str) -> None:
     torch.manual_seed(0)
-    model, batch = Net().double(), (torch.randn(9, 4).double(), torch.arange(9) % 4)
+    model, batch = _Between(function).double(), (torch.randn(9, 4).double(), torch.arange(9) % 4)
     objective = Objective(model, cross_entropy, batch)
     top = top_eigenvalues(objective, k=2)
     expected = np.linalg.eigvalsh(dense_by_differences(model, cross_entropy, batch))
     assert (top.route, top.problem, top.converged) == ("difference", None, True)
     assert np.allclose(top.eigenvalues, expected[:-3:-1], rtol=1e-5)
-    with pytest.raises(RefusedError, match="once_differentiable"):
-        CurvatureOperator(objective, route="kept").matvec(torch.ones(49).double())
+    assert batch_sharpness(objective).route == "difference"
+    ones = {name: torch.ones_like(p) for name, p in objective.parameters.items()}
+    with pytest.raises(RefusedError, match=message):
+        objective.hvp(ones)
+    for route in ("kept", "rebuilt"):
+        with pytest.raises(RefusedError, match=message):
+            CurvatureOperator(objective, route=route).product(ones)
     pair = (lambda m, b: m(b[0]), lambda out, b: F.cross_entropy(out, b[1]))
-    with pytest.raises(RefusedError, match="once_differentiable"):
+    with pytest.raises(RefusedError, match=message):
         top_eigenvalues(Objective(model, pair, batch), matrix="gauss_newton")
 
 

@@ -24,7 +24,7 @@ from alidade.landscape.curvature.routes import (
     RouteError,
     routes_of,
 )
-from alidade.landscape.differentiation import ReentrantError, Tensors, added, summed
+from alidade.landscape.differentiation import OnlyOneDerivativeError, Tensors, added, summed
 from alidade.landscape.objective import Objective
 
 RouteName = Literal["auto", "kept", "rebuilt", "forward_over_reverse", "difference"]
@@ -178,7 +178,7 @@ class CurvatureOperator:
             try:
                 return self._go(v)
             except (RuntimeError, NotImplementedError) as error:
-                stays = isinstance(error, AlidadeError) and not isinstance(error, ReentrantError | RouteError)
+                stays = isinstance(error, AlidadeError) and not isinstance(error, OnlyOneDerivativeError | RouteError)
                 if stays or len(self._plan) == 1:
                     raise (first or error) from None
                 first = first or error
