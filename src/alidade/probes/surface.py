@@ -15,6 +15,7 @@ from torch import Tensor
 from alidade.core.errors import CallError, brief
 from alidade.core.records import Floats, Provenance
 from alidade.core.surface import LossSurface
+from alidade.landscape.arguments import check_objective, check_seed
 from alidade.landscape.objective import Objective
 from alidade.landscape.planes import (
     Plane,
@@ -98,6 +99,8 @@ def loss_surface(
     >>> surface.losses.tolist()
     [[2.5, 2.0, 2.5], [0.5, 0.0, 0.5], [2.5, 2.0, 2.5]]
     """
+    check_objective(objective)
+    check_seed(seed)
     if progress is not None and not callable(progress):
         raise CallError(f"progress: expected a function of (done, total), got {brief(progress)}")
     states = _states(objective, directions, trajectory)

@@ -19,9 +19,11 @@ from alidade import (
     directional_curvature,
     gradient_overlap,
     hessian_trace,
+    loss_surface,
     preconditioned_sharpness,
     spectral_density,
     spherical_sharpness,
+    step_sharpness,
     top_eigenvalues,
 )
 from alidade.errors import CallError, RefusedError
@@ -299,6 +301,28 @@ def test_numbers_of_the_wrong_kind_get_one_line(solver: Any, options: dict[str, 
     with pytest.raises(CallError, match="expected") as error:
         solver(MatrixOperator(np.eye(5)), **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        CurvatureOperator, top_eigenvalues, hessian_trace, spectral_density, batch_sharpness, spherical_sharpness,
+        loss_surface, lambda model: directional_curvature(model, {}), lambda model: step_sharpness(model, {}),
+        lambda model: gradient_overlap(model, top_eigenvalues(MatrixOperator(np.eye(3)))),
+        lambda model: preconditioned_sharpness(model, torch.optim.Adam(model.parameters())),
+    ],
+)  # fmt: skip
+def test_a_model_in_place_of_an_objective_gets_one_line(solver: Any) -> None:
+    with pytest.raises(CallError, match=r"expected an alidade.Objective\(model, loss_fn, batch\), got") as error:
+        solver(nn.Linear(3, 1))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("solver", [top_eigenvalues, hessian_trace, spectral_density])
+@pytest.mark.parametrize("seed", ["a", 0.5, True, 2**64])
+def test_a_seed_of_the_wrong_kind_gets_one_line(solver: Any, seed: Any) -> None:
+    with pytest.raises(CallError, match="seed: expected a whole number"):
+        solver(MatrixOperator(np.eye(5)), seed=seed)
 
 
 def test_names_and_matrix_belong_to_an_objective() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from alidade.core.curvature import SpectralDensity
 from alidade.core.errors import CallError
 from alidade.core.records import Floats
-from alidade.landscape.arguments import is_whole
+from alidade.landscape.arguments import check_seed, is_whole
 from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator, require_symmetric
 from alidade.landscape.objective import Objective
 
@@ -78,6 +78,7 @@ def spectral_density(
             f"got {probes!r}, {steps!r}, {grid_points!r} and {smoothing!r}"
         )
     operator = as_operator(objective, names, matrix)
+    check_seed(seed)
     before, generator = operator.matvecs, torch.Generator().manual_seed(seed)
     with operator.repeated():
         rules = [_quadrature(operator, min(steps, operator.dimension), generator) for _ in range(probes)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alidade.core.curvature import UNIT, Curvature, TopEigenvalues
-from alidade.core.errors import CallError, RefusedError
+from alidade.core.errors import CallError, RefusedError, brief
 from alidade.landscape.curvature.operator import CurvatureOperator, Matrix
 from alidade.landscape.objective import Objective
 
@@ -122,12 +122,13 @@ def gradient_overlap(objective: Objective | CurvatureOperator, top: TopEigenvalu
     >>> round(gradient_overlap(objective, top_eigenvalues(objective)).value, 4)
     0.8
     """
+    if not isinstance(top, TopEigenvalues):
+        raise CallError(f"top: expected what top_eigenvalues() returned, got {brief(top)}")
     if not top.eigenvectors:
         raise CallError("top: expected at least one eigenvector, got none")
     if not top.converged:
-        raise RefusedError(
-            f"gradient_overlap: expected converged eigenvectors, got status {top.status}; allow more matvecs"
-        )
+        reason = top.problem or f"status {', '.join(top.status)}; allow more matvecs"
+        raise RefusedError(f"gradient_overlap: expected converged eigenvectors, got {reason}")
     if isinstance(objective, CurvatureOperator):
         operator, gradient = objective, gradient_of(objective).double()
     else:

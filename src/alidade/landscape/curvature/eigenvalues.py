@@ -11,7 +11,7 @@ from torch import Tensor
 from alidade.core.curvature import TopEigenvalues
 from alidade.core.errors import CallError
 from alidade.core.records import Floats
-from alidade.landscape.arguments import check_finite, is_whole
+from alidade.landscape.arguments import check_finite, check_seed, is_whole
 from alidade.landscape.curvature.lanczos import Lanczos, Pairs
 from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator
 from alidade.landscape.objective import Objective
@@ -83,6 +83,7 @@ def top_eigenvalues(
     """
     operator = as_operator(objective, names, matrix)
     _check(operator, k, which, rtol, max_matvecs)
+    check_seed(seed)
     given = _given(operator, start)
     before = operator.matvecs
     with operator.repeated():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alidade.core.errors import AlidadeError, CallError, RefusedError
 from alidade.core.records import Provenance
+from alidade.landscape.arguments import check_objective
 from alidade.landscape.curvature.block import Block
 from alidade.landscape.curvature.gauss_newton import GaussNewton, RebuiltGaussNewton
 from alidade.landscape.curvature.routes import (
@@ -107,6 +108,7 @@ class CurvatureOperator:
         route: RouteName = "auto",
         matrix: Matrix = "hessian",
     ) -> None:
+        check_objective(objective)
         if matrix not in ("hessian", "gauss_newton"):
             raise CallError(f"matrix: expected 'hessian' or 'gauss_newton', got {matrix!r}")
         if route not in CHOICES:
@@ -225,6 +227,8 @@ def as_operator(
     """The operator of an objective; an operator is returned as it is."""
     if isinstance(objective, Objective):
         return CurvatureOperator(objective, names, matrix=matrix)
+    if not hasattr(objective, "matvec"):
+        check_objective(objective)
     if names is not None or matrix != "hessian":
         raise CallError("names, matrix: expected only with an objective; an operator has chosen them already")
     return objective

@@ -14,6 +14,7 @@ from torch import Tensor
 from alidade.core.curvature import TopEigenvalues
 from alidade.core.errors import CallError, RefusedError
 from alidade.core.records import Provenance
+from alidade.landscape.arguments import check_objective
 from alidade.landscape.curvature.block import Block
 from alidade.landscape.curvature.eigenvalues import top_eigenvalues
 from alidade.landscape.curvature.operator import CurvatureOperator
@@ -203,6 +204,7 @@ def spherical_sharpness(
     >>> round(float(spherical_sharpness(Objective(model, angle, None)).eigenvalues[0]), 6)
     2.0
     """
+    check_objective(objective)
     block = Block(objective.parameters, names)
     length = float(block.flat(block.parameters).double().norm())
     if length == 0:

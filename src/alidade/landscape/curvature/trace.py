@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alidade.core.curvature import Trace
 from alidade.core.errors import CallError
-from alidade.landscape.arguments import is_whole
+from alidade.landscape.arguments import check_seed, is_whole
 from alidade.landscape.curvature.krylov import Krylov
 from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator, require_symmetric
 from alidade.landscape.objective import Objective
@@ -74,6 +74,7 @@ def hessian_trace(
     """
     operator = as_operator(objective, names, matrix)
     _check(rtol, atol, max_matvecs)
+    check_seed(seed)
     before = operator.matvecs
     with operator.repeated():
         estimate = _Estimator(operator, rtol, atol, before + max_matvecs, seed).run()
