@@ -177,19 +177,19 @@ class Survey:
         Rows of later steps than the state's are void, since these steps come again: each is in the table once.
 
         Raises:
-            CallError: no such state, the state of another run (another config, model or optimizer), or too late.
+            CallError: no such state or a damaged one, the state of another run (another config, model or optimizer) or
+                of a newer version, or too late.
         """
         if self._closed or self._began:
             raise CallError("survey: expected load_state_dict() before the first observe(); make a new Survey")
-        if not isinstance(state, Mapping) or state.get("format") != _STATE_FORMAT:
-            raise CallError(f"state: expected what Survey.state_dict() returned, got {brief(state)}")
+        _check_state(state)
         if state["run"] != self._run:
             raise CallError(
                 f"state: expected that of run {self._run}, got that of {state['run']}; "
                 "give the survey the same name, config, model and optimizer as before"
             )
-        self._ranks.agreed(lambda: self._live.resume(state["step"]))
         self._session.load(state)
+        self._ranks.agreed(lambda: self._live.resume(state["step"]))
         self.step = state["step"]
         self._session.look_ahead(self.step)
 
@@ -276,6 +276,18 @@ class Survey:
             self._session.budget.charge(SURROUNDINGS, self._around)
             self._around = 0.0
         self._chosen, self._start, self._obstacle, self._announced = [], None, "", False
+
+
+def _check_state(state: Any) -> None:
+    expected = "state: expected what Survey.state_dict() returned"
+    version = state.get("format") if isinstance(state, Mapping) else None
+    if isinstance(version, int) and version > _STATE_FORMAT:
+        raise CallError(f"state: expected format {_STATE_FORMAT}, got {version} of a newer version; update alidade")
+    if version != _STATE_FORMAT:
+        raise CallError(f"{expected}, got {brief(state)}")
+    step = state.get("step")
+    if not isinstance(step, int) or step < 0:
+        raise CallError(f"{expected}, with the number of steps taken, got step {brief(step)}")
 
 
 def _run_of(ranks: Ranks, folder: Path, spec: SurveySpec, where: Mapping[str, Any]) -> tuple[str, LiveRun | SilentRun]:

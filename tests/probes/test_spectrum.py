@@ -110,6 +110,27 @@ def test_running_statistics_that_no_batch_moved_are_refused_with_the_reason() ->
         _tracker(statistics=("running",)).rows(0, objective)
 
 
+def test_layers_that_are_unfrozen_or_frozen_start_anew_and_say_that_they_lost() -> None:
+    model, tracker, batch = _trained(_network(norm=False), steps=1), _tracker(k=2, looks=("eigenvalues",)), _batch()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters())
+    sharp = SpectrumTracker(CurvatureProbe(looks=("preconditioned",), max_matvecs=5))
+    found = []
+    for step, trained in enumerate((False, False, True, True, False)):
+        model[0].requires_grad_(trained)
+        optimizer.zero_grad()
+        cross_entropy(model, batch).backward()
+        optimizer.step()
+        objective = alidade.Objective(model, cross_entropy, batch)
+        rows = tracker.rows(step, objective)
+        found.append(_values(rows, "top_eigenvalue_lost").get("none"))
+        (value,) = _values(rows, "top_eigenvalue").values()
+        assert value == pytest.approx(float(alidade.top_eigenvalues(objective).eigenvalues[0]), rel=1e-2)
+        lost = _values(sharp.rows(step, objective, optimizer=optimizer), "preconditioned_sharpness_lost")
+        assert (lost.get("none") == 1.0) == (step in (2, 4))
+    assert found == [None, 0.0, 1.0, 0.0, 1.0]
+
+
 def test_a_warm_start_is_cheap_where_the_eigenvector_stays() -> None:
     model = _trained(_network(norm=False), steps=1)
     warm, batch, spent = _tracker(), _batch(), {"warm": 0.0, "cold": 0.0}

@@ -165,6 +165,51 @@ def test_a_wrong_state_is_refused(tmp_path: Path) -> None:
     other.survey.close()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format": 2}, "expected format 1, got 2 of a newer version; update alidade"),
+        ({"format": "1"}, "expected what Survey.state_dict"),
+        ({"step": -1}, "got step -1"),
+        ({"step": "3"}, "got step '3'"),
+        ({"step": None}, "got step None"),
+        ({"budget": {}}, "got a damaged one"),
+        ({"budget": None}, "got a damaged one"),
+        ({"activations": 5}, "got a damaged one"),
+        ({"curvature": 5}, "got a damaged one"),
+    ],
+)
+def test_a_newer_or_damaged_state_is_one_line_and_the_folder_stays(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    first = _Training(tmp_path / "s")
+    first.steps(0, SAVED)
+    state, before = first.survey.state_dict(), _measured(tmp_path / "s")
+    with pytest.raises(CallError, match=message) as caught:
+        _Training(tmp_path / "s").survey.load_state_dict(state | changed)
+    assert "\n" not in str(caught.value)
+    assert _measured(tmp_path / "s").equals(before, null_equal=True)
+
+
+def test_probes_may_be_left_out_and_added_at_a_resume(tmp_path: Path) -> None:
+    first = _Training(tmp_path / "s", probes=["curvature", "activations", "layer_scalars"])
+    first.steps(0, SAVED)
+    checkpoint = first.saved()
+    second = _Training(tmp_path / "s", probes=["layer_scalars", "update_profile"])
+    second.restore(checkpoint)
+    second.steps(SAVED, STEPS)
+    second.survey.close()
+    found, expected = _measured(tmp_path / "s"), _uninterrupted(tmp_path / "plain")
+    steps = {
+        quantity: set(found.filter(pl.col("quantity") == quantity)["step"])
+        for quantity in ("top_eigenvalue", "weight_norm", "update_loss")
+    }
+    everywhere, later = set(range(STEPS)), set(range(SAVED, STEPS))
+    assert steps == {"top_eigenvalue": everywhere - later, "weight_norm": everywhere, "update_loss": later}
+    kept = pl.col("quantity").is_in(["weight_norm", "update_loss"]) & (pl.col("step") >= SAVED)
+    assert found.filter(kept).equals(expected.filter(kept), null_equal=True)
+
+
 def test_the_budget_goes_on(tmp_path: Path) -> None:
     """The bucket is as full as it was, whatever the clock says in between, and costs need not be found again."""
     now = [100.0]

@@ -55,4 +55,4 @@ def _plain(value: Moments | Histogram) -> dict[str, Any]:
 
 
 def _arrays(there: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: v.numpy().copy() if isinstance(v, Tensor) else v for name, v in there.items()}
+    return {name: v.numpy(force=True).copy() if isinstance(v, Tensor) else v for name, v in there.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alidade.core.activations import ActivationStatistics
-from alidade.core.errors import CallError
+from alidade.core.errors import CallError, brief
 from alidade.core.probes import (
     ActivationsProbe,
     AnyProbe,
@@ -119,16 +119,25 @@ class Session:
         return {"budget": self.budget.state(), "activations": statistics, "curvature": curvature}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a state."""
-        self.budget.load(state["budget"])
+        """Go on from such a state; what it holds of probes that are not asked for any more is left out.
+
+        Raises:
+            CallError: it is no such state, or a damaged one.
+        """
+        try:
+            self.budget.load(state["budget"])
+            self._activations = {
+                name: (statistics_of(first), statistics_of(latest))
+                for name, (first, latest) in state["activations"].items()
+                if name in self.probes
+            }
+            for name, vectors in state.get("curvature", {}).items():  # a state of before there was this probe has none
+                if name in self._trackers:
+                    self._trackers[name].load(vectors)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CallError(f"state: expected that of a session, got a damaged one ({brief(error)})") from error
         if self._plan is not None:
             self._plan.forget()
-        self._activations = {
-            name: (statistics_of(first), statistics_of(latest))
-            for name, (first, latest) in state["activations"].items()
-        }
-        for name, vectors in state.get("curvature", {}).items():  # a state of before there was this probe has none
-            self._trackers[name].load(vectors)
 
     def _rows(self, probe: AnyProbe, moment: Moment) -> list[Row]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -34,8 +35,8 @@ class SpectrumTracker:
 
     A search begins at the last eigenvector and the gradient, mixed as near as each came to the eigenvector the last
     time. On one batch the eigenvector stays; from one mini-batch to the next it may well be another one, and the
-    gradient of that very batch is then the better guess. Where the eigenvectors have turned away the row
-    ``top_eigenvalue_lost`` is 1.
+    gradient of that very batch is then the better guess. Where the eigenvectors have turned away, or other parameters
+    are trained than before, the row ``top_eigenvalue_lost`` is 1.
 
     >>> model = torch.nn.Linear(3, 1, bias=False).double()
     >>> objective = Objective(model, lambda model, x: (model(x) ** 4).sum(), torch.eye(3).double())
@@ -113,14 +114,14 @@ class SpectrumTracker:
 
     def _eigenvalues(self, step: int, operator: CurvatureOperator, prefix: str) -> Iterator[Row]:
         probe, name = self._probe, f"{operator.provenance.statistics}"
-        start = self._latest.get(name)
+        start = self._start(name, operator.block.parameters)
         top = top_eigenvalues(
             operator, min(probe.k, operator.dimension), probe.which, probe.rtol, probe.max_matvecs, start,
             seed=step, scout=self._scouts.get(name, 1.0),
         )  # fmt: skip
         if start:
             self._scouts[name] = _scout(operator, top, start[0])
-        self._latest[name] = top.eigenvectors  # also what is not converged yet: the next search goes on from there
+        top = self._kept(name, top, start)
         end = "" if probe.which == "largest" else f"{probe.which}_"
         yield from top.rows(step, prefix + end)
         if "gradient_overlap" in probe.looks:
@@ -128,10 +129,22 @@ class SpectrumTracker:
 
     def _preconditioned(self, step: int, objective: Objective, optimizer: torch.optim.Optimizer) -> Iterator[Row]:
         probe, name = self._probe, f"{_PRECONDITIONED} {objective.statistics}"
-        k, start = min(probe.k, CurvatureOperator(objective).dimension), self._latest.get(name)
+        k, start = min(probe.k, CurvatureOperator(objective).dimension), self._start(name, objective.parameters)
         top = preconditioned_sharpness(objective, optimizer, k, probe.rtol, probe.max_matvecs, start)
+        yield from self._kept(name, top, start).rows(step)
+
+    def _start(self, name: str, parameters: Tensors) -> Sequence[Mapping[str, Tensor]] | None:
+        """The last eigenvectors, unless a layer was frozen, unfrozen or exchanged: they are those of another matrix."""
+        shapes = {name: p.shape for name, p in parameters.items()}
+        latest = self._latest.get(name)
+        fitting = latest and all({n: t.shape for n, t in vector.items()} == shapes for vector in latest)
+        return latest if fitting else None
+
+    def _kept(self, name: str, top: TopEigenvalues, start: Sequence[Mapping[str, Tensor]] | None) -> TopEigenvalues:
+        """The eigenvectors for the next time, also where not converged yet; lost where those before did not fit."""
+        outdated = name in self._latest and start is None
         self._latest[name] = top.eigenvectors
-        yield from top.rows(step)
+        return replace(top, lost=True) if outdated else top
 
 
 def _scout(operator: CurvatureOperator, top: TopEigenvalues, before: Mapping[str, Tensor]) -> float:
