@@ -53,3 +53,31 @@ def test_a_profile_on_a_gpu_agrees_with_the_cpu() -> None:
     # float64 on both: sums of a few dozen terms in another order, and one difference of gradients
     assert there.losses == pytest.approx(here.losses, rel=1e-12)
     assert there.gradient_distances == pytest.approx(here.gradient_distances, rel=1e-9)
+
+
+def test_a_state_that_was_loaded_onto_the_gpu_goes_on(tmp_path: Path) -> None:
+    """With ``map_location`` all its tensors are there, also the statistics, which live in NumPy."""
+    probes, batch = ["activations", "curvature"], (torch.randn(8, 5).cuda(), torch.arange(8).cuda() % 3)
+
+    def survey_of(out: Path, state: Path | None = None) -> alidade.Survey:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        survey = alidade.Survey(model, cross_entropy, optimizer, out, probes, budget=None, name="mine")
+        if state is not None:
+            survey.load_state_dict(torch.load(state, weights_only=True, map_location="cuda"))
+        for _ in range(2):
+            survey.observe(batch)
+            optimizer.zero_grad()
+            cross_entropy(model, batch).backward()
+            optimizer.step()
+        return survey
+
+    first = survey_of(tmp_path / "s")
+    torch.save(first.state_dict(), tmp_path / "state")
+    first.close()
+    survey_of(tmp_path / "s", tmp_path / "state").close()
+    found = alidade.load(tmp_path / "s")
+    assert set(found["step"]) >= {0, 1, 2, 3}
+    assert not found["status"].str.starts_with("failed").any()
+    assert 2 in set(found.filter(found["quantity"].str.ends_with("_change"))["step"])
