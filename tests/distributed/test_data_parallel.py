@@ -153,6 +153,26 @@ def test_gauss_newton_equals_one_process(two: World) -> None:
     assert two.run(_gauss_newton) == [pytest.approx(expected, rel=1e-7)] * 2
 
 
+def _uneven(rank: int, size: int) -> list[float]:
+    """The last process has its batch in one piece, the others in two."""
+    x, y = own_batch(rank, size)
+    parts = [(x, y)] if rank == size - 1 else [(x[:1], y[:1]), (x[1:], y[1:])]
+    objective = alidade.Objective(wrapped("layer_norm"), (forward, criterion), alidade.Batches(parts))
+    top = alidade.top_eigenvalues(objective, rtol=1e-8)
+    newton = alidade.top_eigenvalues(objective, matrix="gauss_newton", rtol=1e-8)
+    return [float(top.eigenvalues[0]), float(newton.eigenvalues[0]), alidade.batch_sharpness(objective).value]
+
+
+def test_processes_with_other_numbers_of_batches_go_the_same_way(two: World) -> None:
+    one = alidade.Objective(model_named("layer_norm"), (forward, criterion), whole_batch(2))
+    expected = [
+        float(alidade.top_eigenvalues(one, rtol=1e-8).eigenvalues[0]),
+        float(alidade.top_eigenvalues(one, matrix="gauss_newton", rtol=1e-8).eigenvalues[0]),
+        alidade.batch_sharpness(one).value,
+    ]
+    assert two.run(_uneven) == [pytest.approx(expected, rel=1e-7)] * 2
+
+
 def _running(rank: int, size: int, shared: bool) -> float:
     model = wrapped("batch_norm", broadcast_buffers=shared)
     for step in range(3):

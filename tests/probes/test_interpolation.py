@@ -13,7 +13,7 @@ from tests.reference import surface as twin
 from tests.snapshot import snapshot
 from torch import nn
 
-from alidade import interpolate
+from alidade import Batches, Objective, covariate_shift, interpolate
 from alidade.errors import CallError, RefusedError
 from alidade.nn import LpNorm
 
@@ -270,3 +270,46 @@ def test_a_file_of_another_line_is_refused(tmp_path: Any, changed: dict[str, Any
 def test_progress_must_be_a_function() -> None:
     with pytest.raises(CallError, match="progress: expected a function"):
         interpolate(_Point(), _loss, None, _state(1, 0), _state(-1, 2), progress=3)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_loader_is_the_whole_data_set(recompute: bool) -> None:
+    """Uneven batches, weighted; the first one by itself has another loss."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    data = (torch.randn(11, 4).double(), torch.arange(11) % 3)
+    model(data[0])
+    ends = copy.deepcopy(model).state_dict(), copy.deepcopy(model).state_dict()
+    ends[1]["0.weight"].mul_(-1.5)
+    dataset = torch.utils.data.TensorDataset(*data)
+    options: dict[str, Any] = {"points": 4, "statistics": "running", "recompute": [data] if recompute else None}
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True)
+    before = snapshot(model)
+    found = interpolate(model, cross_entropy, Batches(loader), *ends, **options)
+    assert snapshot(model) == before  # also the random state that the loader shuffles by
+    whole = interpolate(model, cross_entropy, data, *ends, **options)
+    assert found.losses == pytest.approx(whole.losses, rel=1e-12)
+    assert (found.provenance.batch_size, found.provenance.partition) == (11, (4, 4, 3))
+    first = interpolate(model, cross_entropy, tuple(part[:4] for part in data), *ends, **options)
+    assert first.losses != pytest.approx(whole.losses, rel=1e-3)
+
+
+def test_a_loader_has_dropout_masks_as_the_objective_has() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    parts = [(torch.randn(n, 4).double(), torch.arange(n) % 3) for n in (5, 2)]
+    state = model.state_dict()
+    line = interpolate(model, cross_entropy, Batches(parts), state, state, points=2)
+    assert line.losses.tolist() == [float(Objective(model, cross_entropy, Batches(parts)).value())] * 2
+
+
+def test_batch_statistics_over_a_loader_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    parts = [(torch.randn(4, 4), torch.arange(4) % 3)] * 2
+    state = model.state_dict()
+    with pytest.raises(RefusedError, match="over 2 batches, got batch statistics"):
+        interpolate(model, cross_entropy, Batches(parts), state, state)
+    with pytest.raises(CallError, match="expected at least one batch"):
+        interpolate(model, cross_entropy, Batches([]), state, state)
+    with pytest.raises(CallError, match="expected the batch of one step, got Batches"):
+        covariate_shift(model, cross_entropy, Batches(parts), state, state)

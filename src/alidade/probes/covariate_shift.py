@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from alidade.core.errors import CallError
 from alidade.core.records import BELOW_RESOLUTION, NON_FINITE, OK, UNDEFINED, CovariateShift
 from alidade.landscape.conditions import Part, conditions_now
 from alidade.landscape.differentiation import summed
 from alidade.landscape.isolation import unwrap
 from alidade.landscape.layers import Groups, Layers, groups_named
+from alidade.landscape.loader import Batches
 from alidade.landscape.mixtures import Mixtures, Request
 from alidade.landscape.objective import Objective
 from alidade.landscape.ranks import Ranks, mean_by_name
@@ -86,6 +88,10 @@ def covariate_shift(
     >>> shift.layers, shift.l2.tolist(), shift.cosine.tolist(), shift.relative.tolist()
     (('0', '1'), [0.0, 9.0], [1.0, 1.0], [0.0, 3.0])
     """
+    if isinstance(batch, Batches):
+        raise CallError(
+            "batch: expected the batch of one step, got Batches; the shift is that of a step's own gradient"
+        )
     part = Part(batch, conditions_now(unwrap(model)))
     return shift_of_parts(model, loss_fn, [part], before, after, layers, statistics)
 

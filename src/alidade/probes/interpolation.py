@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
 from numbers import Integral
@@ -19,9 +19,10 @@ from alidade.core.records import Floats, Provenance, Statistics
 from alidade.core.surface import Interpolation
 from alidade.landscape.arguments import check_model
 from alidade.landscape.batches import Supply, check_batch
-from alidade.landscape.conditions import Part, conditions_now
-from alidade.landscape.differentiation import graphs_if_needed
+from alidade.landscape.conditions import Part
+from alidade.landscape.differentiation import graphs_if_needed, summed
 from alidade.landscape.isolation import Isolation, call_at, unwrap
+from alidade.landscape.loader import Batches, examples_of, lengths_of, parts_of, require_mixable
 from alidade.landscape.loss import LossFunction, as_loss_function, as_scalar, require_same
 from alidade.landscape.objective import Objective
 from alidade.landscape.parallelism import spread_of
@@ -68,7 +69,7 @@ def interpolate(
         model: any module; wrappers of data parallelism and compilation are looked through. Its own weights are not
             used, and it is left as it was.
         loss_fn: ``loss_fn(model, batch)`` returns a scalar Tensor; or a pair ``(forward, criterion)``.
-        batch: whatever ``loss_fn`` takes.
+        batch: whatever ``loss_fn`` takes; a whole data set: :class:`alidade.Batches`.
         first: the state dictionary at t = 0.
         second: the state dictionary at t = 1.
         points: K, at least 2.
@@ -83,10 +84,11 @@ def interpolate(
         CallError: state dictionaries that do not match the model, an unknown name, too few points, running
             statistics that no batch has moved, ``recompute`` where nothing uses running statistics; a file of another
             measurement.
-        RefusedError: the loss is not a function of the parameters, or a layer's statistics cannot start anew.
+        RefusedError: the loss is not a function of the parameters; a layer's statistics cannot start anew; batch
+            statistics over the batches of a loader.
         WorkError: the file cannot be written.
 
-    Cost: K + 1 forward passes, and K + 1 for each batch to recompute from. Memory: one copy of the
+    Cost: K + 1 forward passes over the batches, and K + 1 for each batch to recompute from. Memory: one copy of the
     parameters and of the batches.
 
     >>> model = nn.Linear(1, 1, bias=False).double()
@@ -100,15 +102,16 @@ def interpolate(
     inner = unwrap(model)
     check_model(inner)
     require_one_process(spread_of(model).ranks, "interpolate")
-    check_batch(batch)
+    if not isinstance(batch, Batches):
+        check_batch(batch)
     _check_names(points, statistics, buffers)
     if progress is not None and not callable(progress):
         raise CallError(f"progress: expected a function of (done, total), got {brief(progress)}")
     ends = matched_state(inner, first, "first"), matched_state(inner, second, "second")
-    part, batches = Part(batch, conditions_now(inner)), _supplies(recompute)
-    run = _Run(inner, as_loss_function(loss_fn), part, statistics, batches, Isolation(inner), ends, buffers)
+    parts, batches = parts_of(inner, batch), _supplies(recompute)
+    run = _Run(inner, as_loss_function(loss_fn), parts, statistics, batches, Isolation(inner), ends, buffers)
     fractions = np.linspace(0.0, 1.0, int(points))
-    objective = Objective.of_parts(inner, loss_fn, [part], check_deterministic=False)
+    objective = Objective.of_parts(inner, loss_fn, [parts[0]], check_deterministic=False)
     (once, used), graphs = graphs_if_needed(run.first)
     about = {} if out is None else run.about(fractions, objective)
     with recorded(out, about, ("t = 0", float(once)), objective.dtype) as known:
@@ -120,7 +123,9 @@ def interpolate(
         distance=run.distance(),
         buffers=buffers,
         recomputed_batches=len(batches),
-        provenance=Provenance(used, objective.dtype, objective.batch_size, direction="checkpoints"),
+        provenance=Provenance(
+            used, objective.dtype, examples_of(parts), partition=lengths_of(parts), direction="checkpoints"
+        ),
     )
 
 
@@ -151,7 +156,7 @@ class _Run(NamedTuple):
 
     model: nn.Module
     loss_fn: LossFunction
-    part: Part
+    parts: Sequence[Part]
     statistics: str | None
     batches: list[Supply]
     isolation: Isolation
@@ -160,7 +165,8 @@ class _Run(NamedTuple):
 
     def at(self, t: float) -> tuple[Tensor, Statistics]:
         """The loss, and which statistics it used; random numbers are those of the start at every point."""
-        with self.isolation.evaluation(self.part.conditions.randomness) as places, self.part.replayed(self.model):
+        first = self.parts[0]
+        with self.isolation.evaluation(first.conditions.randomness) as places, first.replayed(self.model):
             live = {place.name: place.members[place.key] for place in places.parameters}
             mixed = self._between(t, set(live))
             leaves = {n: nn.Parameter(mixed.pop(n), requires_grad=p.requires_grad) for n, p in live.items()}
@@ -174,7 +180,7 @@ class _Run(NamedTuple):
 
     def along(self, fractions: Floats, graphs: bool, known: Recorded, progress: Progress | None) -> None:
         """Measure what is not known yet."""
-        with self.isolation.held(self.part.conditions.randomness), torch.set_grad_enabled(graphs):
+        with self.isolation.held(self.parts[0].conditions.randomness), torch.set_grad_enabled(graphs):
             for index, t in enumerate(fractions):
                 if index not in known.losses:
                     known.keep(index, float(self.at(float(t))[0]))
@@ -186,7 +192,7 @@ class _Run(NamedTuple):
         return {
             "measurement": "interpolation", "format": 1, "digest": digest_of([fractions], *self.ends),
             "buffers": self.buffers, "statistics": self.statistics, "recompute": len(self.batches),
-            "dtype": objective.dtype, "batch_size": objective.batch_size,
+            "dtype": objective.dtype, "batch_size": examples_of(self.parts),
         }  # fmt: skip
 
     def distance(self) -> float:
@@ -211,10 +217,17 @@ class _Run(NamedTuple):
         if self.batches:
             switch_statistics(model, self.statistics)
             _recompute(model, self.loss_fn, self.batches)
-            self.part.conditions.randomness.install()
         check_statistics(model, self.statistics)
         switch_statistics(model, self.statistics)
-        return as_scalar(self.loss_fn(model, self.part.supply.fresh())).detach(), describe_statistics(model)
+        require_mixable(self.parts, lambda: describe_statistics(model))
+        return summed([self._of_part(model, part) for part in self.parts]), describe_statistics(model)
+
+    def _of_part(self, model: nn.Module, part: Part) -> Tensor:
+        """The weighted loss of a batch, each from the same random numbers."""
+        part.conditions.randomness.install()
+        with part.supply.restored():
+            loss = as_scalar(self.loss_fn(model, part.supply.fresh())).detach()
+        return loss if part.weight == 1 else part.weight * loss
 
 
 def _recompute(model: nn.Module, loss_fn: LossFunction, batches: list[Supply]) -> None:

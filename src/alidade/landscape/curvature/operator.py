@@ -119,7 +119,9 @@ class CurvatureOperator:
         self.block = Block(objective.parameters, names)
         self.dimension = self.block.dimension
         self.matvecs = 0
-        self._plan = _plan(matrix, route, len(objective.parts))
+        # One process may have more micro-batches than another: all of them go the same way.
+        parts = max(objective.ranks.gathered(lambda: len(objective.parts)))
+        self._plan = _plan(matrix, route, parts)
         self._routes: Iterable[Route] | None = None
         self._disagreement = 0.0
 
