@@ -88,6 +88,11 @@ def _overlap(objective: Objective) -> object:
     return gradient_overlap(objective, top_eigenvalues(objective, max_matvecs=40))
 
 
+def _surface(objective: Objective) -> object:
+    vector = top_eigenvalues(objective, rtol=1e3, max_matvecs=2).eigenvectors[0]
+    return loss_surface(objective, (objective.gradient(), vector), points=2)
+
+
 def _update(objective: Objective) -> dict[str, torch.Tensor]:
     return {name: 0.1 * value for name, value in objective.gradient().items()}
 
@@ -120,6 +125,7 @@ PROBES: dict[str, Callable[[Objective], object]] = {
     "product, difference": _product("difference"),
     "product, gauss-newton": _or_refused(lambda o: _product("auto", "gauss_newton")(_in_pair(o))),
     "eigenvalues": _or_refused(lambda objective: top_eigenvalues(objective, max_matvecs=6)),
+    "block": _or_refused(lambda o: top_eigenvalues(o, names=list(o.parameters)[:1], max_matvecs=2)),
     "trace": _or_refused(lambda objective: hessian_trace(objective, max_matvecs=6)),
     "density": _or_refused(lambda objective: spectral_density(objective, probes=2, steps=4)),
     "curvature": _or_refused(lambda objective: directional_curvature(objective, objective.parameters)),
@@ -129,6 +135,7 @@ PROBES: dict[str, Callable[[Objective], object]] = {
     "preconditioned": _or_refused(_preconditioned),
     "spherical": _or_refused(lambda objective: spherical_sharpness(objective, max_matvecs=6)),
     "surface": lambda objective: loss_surface(objective, points=2, normalize="raw"),
+    "surface along an eigenvector": _or_refused(_surface),
     "interpolation": _interpolation,
     "tracked curvature": _or_refused(
         lambda o: SpectrumTracker(
