@@ -272,11 +272,11 @@ def test_a_deep_linear_network_has_a_list_of_its_own() -> None:
 def test_rows_are_those_of_the_run_and_of_no_other() -> None:
     first, second, third = (run_spec(seed) for seed in (100, 101, 102))
     runs = runs_of((first, [row(0, "x", 1.0), row(1, "x", 2.0)]), (second, [row(0, "x", 3.0)]), (third, []))
-    assert runs.rows(first.run_id)["value"].to_list() == [1.0, 2.0]
-    assert runs.rows(second.run_id)["value"].to_list() == [3.0]
-    for empty in (third.run_id, "no such run"):
-        assert runs.rows(empty).is_empty()
-        assert runs.rows(empty).columns == runs.frame.columns
+    assert runs.of(first.run_id, "x")["value"].to_list() == [1.0, 2.0]
+    assert runs.of(second.run_id, "x")["value"].to_list() == [3.0]
+    for run, quantity in ((third.run_id, "x"), ("no such run", "x"), (first.run_id, "y")):
+        assert runs.of(run, quantity).is_empty()
+        assert runs.of(run, quantity).columns == runs.frame.columns
 
 
 @pytest.mark.parametrize(("end", "stuck"), [(2.0, True), (1.61, True), (1.59, False), (0.1, False), (math.nan, False)])

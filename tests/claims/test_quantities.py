@@ -50,6 +50,19 @@ def test_a_band_is_its_definition(quantity: str, reduce: str, learning_rate: flo
     assert 20 < len(found) < 90  # there were whole ones and broken ones
 
 
+def test_the_bands_of_many_runs_are_those_of_each() -> None:
+    """Also of a run that has none, of runs whose rows lie apart, and at other steps than its neighbour's."""
+    sizes = paper_step_sizes(0.1)
+    parts = {"b": _rows(0.1), "a": [row | {"step": 3 * row["step"], "value": 1.0} for row in _rows(0.1)], "c": []}  # type: ignore[operator]
+    parts["d"] = [row | {"status": "non_finite"} for row in _rows(0.1)]
+    rows = [row | {"run": run} for run, own in parts.items() for row in own]
+    random.Random(1).shuffle(rows)
+    found = BandSeries("loss", "width").by_run(pl.DataFrame(rows), sizes)
+    expected = {run: naive.band(own, "loss", "width", sizes) for run, own in parts.items()}
+    assert {run: found.get(run, {}) for run in parts} == expected
+    assert len(expected["a"]) == len(expected["b"]) > 20
+
+
 def test_a_point_that_two_probes_list_counts_once() -> None:
     rows = [row | {"status": "ok"} for row in _rows(0.1)]
     once = BandSeries("loss", "width").of(pl.DataFrame(rows), paper_step_sizes(0.1))

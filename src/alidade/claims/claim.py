@@ -13,14 +13,12 @@ import polars as pl
 
 from alidade.claims.statistics import Interval, holm, student_interval
 from alidade.core.spec import RunSpec
+from alidade.store.by_quantity import ByQuantity
 
 T = TypeVar("T")
 Relation = Literal[">", "<"]
 Scale = Literal["log", "linear"]
 VerdictName = Literal["supported", "refuted", "undecided"]
-
-#: Columns that a claim looks at in the rows of one run.
-_NEEDED = ["step", "quantity", "layer", "step_size", "value", "statistics", "status"]
 
 #: Ratios that an interval keeps within this factor of the threshold are called a tie.
 TIE = 1.01
@@ -41,54 +39,25 @@ class Runs:
             if (spec.model.norm, spec.optimizer.learning_rate, spec.data.augment) == (norm, learning_rate, augment)
         }
 
-    def rows(self, run: str) -> pl.DataFrame:
-        """The rows of one run."""
-        return self._by_run.get(run, self._nothing)
-
     def of(self, run: str, quantity: str) -> pl.DataFrame:
-        """The rows of one quantity of one run, without what is the same in all of them."""
-        return self.once(("rows", run), lambda: self._by_quantity(run)).get(quantity, self._none_needed)
+        """The rows of one quantity of one run."""
+        return self.cut.of(quantity, run)
 
-    def _by_quantity(self, run: str) -> dict[str, pl.DataFrame]:
-        """Cut up in one pass: to look for each quantity anew takes several times as long."""
-        parts = self._needed(self.rows(run)).partition_by("quantity", as_dict=True)
-        return {str(quantity): rows for (quantity,), rows in parts.items()}
-
-    def _needed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.select(name for name in _NEEDED if name in rows.columns)
+    @cached_property
+    def cut(self) -> ByQuantity:
+        """The rows by quantity."""
+        return ByQuantity(self.frame)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gives, which is made once: claims ask for the same series of the same run again and again."""
+        """What ``make`` gives, which is made once: claims ask for the same series of the same runs again and again."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]
         return made
 
     @cached_property
-    def _nothing(self) -> pl.DataFrame:
-        return self.frame.clear()
-
-    @cached_property
-    def _none_needed(self) -> pl.DataFrame:
-        return self._needed(self._nothing)
-
-    @cached_property
     def _made(self) -> dict[Hashable, Any]:
         return {}
-
-    @cached_property
-    def _by_run(self) -> dict[str, pl.DataFrame]:
-        """Cut up once, without a copy where the rows of a run lie together, as those of a study do."""
-        lengths = (
-            self.frame["run"].rle().struct.unnest() if self.frame.width else pl.DataFrame({"len": [], "value": []})
-        )
-        names = lengths["value"].to_list()
-        if len(set(names)) < len(names):
-            return {str(run): rows for (run,), rows in self.frame.partition_by("run", as_dict=True).items()}
-        ends = lengths["len"].cum_sum().to_list()
-        return {
-            run: self.frame[end - n : end] for run, n, end in zip(names, lengths["len"].to_list(), ends, strict=True)
-        }
 
 
 @dataclass(frozen=True)

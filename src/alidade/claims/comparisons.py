@@ -153,7 +153,8 @@ def _band(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
     spec = runs.specs[run]
     relative = "relative_" in series.quantity
     sizes = RELATIVE_STEPS if relative else paper_step_sizes(spec.optimizer.learning_rate, spec.model.kind)
-    return runs.once((series, run), lambda: series.of(runs.of(run, series.quantity), sizes))
+    by_run = runs.once((series, sizes), lambda: series.by_run(runs.cut.of(series.quantity), sizes))
+    return by_run.get(run, {})
 
 
 def _probed(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:

@@ -142,7 +142,7 @@ def export(
     """All measurements as one tidy table."""
     from alidade import store
 
-    frame = opened(folder).table
+    frame = opened(folder, as_recorded=True).table
     if to is Format.csv and out is None:
         sys.stdout.write(frame.write_csv())
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,11 +90,11 @@ def warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
-def opened(folder: Path) -> Study:
+def opened(folder: Path, as_recorded: bool = False) -> Study:
     """A study; what its reader must know before the numbers goes to standard error."""
     from alidade.store import open_study
 
-    study = open_study(folder)
+    study = open_study(folder, as_recorded)
     for line in study.troubles:
         warn(line)
     return study
@@ -151,11 +152,13 @@ def write_report(folder: Path, out: Path) -> Path:
     """Judge a study and write its page."""
     from alidade.experiments import EXPERIMENTS, judge_study
     from alidade.experiments.paper import plotted
-    from alidade.report.page import Chapter, write_page
+    from alidade.report.page import Chapter, drawing_library, write_page
 
     study = opened(folder)
     chapters = {name: Chapter(experiment.question, experiment.paper) for name, experiment in EXPERIMENTS.items()}
-    return write_page(out, study, judge_study(study), chapters, plotted())
+    with ThreadPoolExecutor(1) as pool:
+        library = pool.submit(drawing_library)  # on another core, while claims are judged
+        return write_page(out, study, judge_study(study), chapters, plotted(), library.result)
 
 
 def write_figures(folder: Path, into: Path) -> list[Path]:

@@ -137,6 +137,7 @@ class SurveySpec(Spec):
 
 
 AnyRunSpec = RunSpec | SurveySpec
+_ANY = TypeAdapter[AnyRunSpec](AnyRunSpec)
 
 
 def parse_run_spec(text: bytes) -> AnyRunSpec:
@@ -145,4 +146,4 @@ def parse_run_spec(text: bytes) -> AnyRunSpec:
     Raises:
         ValueError: it is not one.
     """
-    return TypeAdapter[AnyRunSpec](AnyRunSpec).validate_json(text)
+    return _ANY.validate_json(text)

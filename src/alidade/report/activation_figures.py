@@ -117,12 +117,8 @@ def _drawn(frame: Frame, rows: pl.DataFrame, steps: Sequence[int], variant: Vari
 
 def _mean_quantiles(readings: Readings, variant: Variant, layer: str) -> tuple[list[int], Floats]:
     """Probed steps and the quantiles there, mean over seeds: (steps, quantiles)."""
-    rows = readings.rows(
-        pl.col("run").is_in(list(variant.runs))
-        & (pl.col("layer") == layer)
-        & pl.col("quantity").is_in(_QUANTILES)
-        & (pl.col("status") == "ok")
-    )
+    wanted = pl.col("run").is_in(list(variant.runs)) & (pl.col("layer") == layer) & (pl.col("status") == "ok")
+    rows = pl.concat([readings.rows(quantity, wanted) for quantity in _QUANTILES])
     means = rows.group_by("step", "quantity").agg(pl.col("value").mean())
     wide = means.pivot("quantity", index="step", values="value").sort("step")
     if not set(_QUANTILES) <= set(wide.columns):

@@ -183,11 +183,11 @@ def _density(readings: Readings, id_: str, title: str, modes: Sequence[str]) -> 
 def _density_of(readings: Readings, variant: Variant, modes: Sequence[str]) -> pl.DataFrame | None:
     """The first seed's density at its last look: v, x, m, lo, hi."""
     own = (pl.col("run") == variant.runs[0]) & pl.col("statistics").is_in(list(modes)) & (pl.col("status") == OK)
-    rows = readings.rows(own & pl.col("quantity").is_in(["spectral_density", "spectral_density_standard_error"]))
-    if rows.is_empty():
+    both = [readings.rows(f"spectral_density{end}", own) for end in ("", "_standard_error")]
+    steps = pl.concat(both)["step"]
+    if steps.is_empty():
         return None
-    last = rows.filter(pl.col("step") == rows["step"].max())
-    mean, error = (last.filter(pl.col("quantity") == f"spectral_density{end}") for end in ("", "_standard_error"))
+    mean, error = (rows.filter(pl.col("step") == steps.max()) for rows in both)
     joined = mean.select(x="step_size", m="value").join(error.select(x="step_size", e="value"), on="x")
     return joined.sort("x").select(
         pl.lit(variant.key).alias("v"), "x", "m", lo=pl.col("m") - 2 * pl.col("e"), hi=pl.col("m") + 2 * pl.col("e")
@@ -202,8 +202,8 @@ def _outlier_ratios(readings: Readings, modes: Sequence[str]) -> pl.DataFrame:
 
 def _values(readings: Readings, quantity: str, modes: Sequence[str] = _OWN) -> pl.DataFrame:
     """Numbers that may be drawn, one per probed step: v, seed, x, y."""
-    good = (pl.col("quantity") == quantity) & (pl.col("status") == OK) & pl.col("statistics").is_in(list(modes))
-    rows = readings.rows(good & pl.col("value").is_finite())
+    good = (pl.col("status") == OK) & pl.col("statistics").is_in(list(modes))
+    rows = readings.rows(quantity, good & pl.col("value").is_finite())
     rows = rows.unique(["v", "seed", "step"], keep="first", maintain_order=True)
     return rows.select("v", "seed", pl.col("step").alias("x"), pl.col("value").alias("y")).sort("v", "seed", "x")
 
@@ -215,5 +215,5 @@ def _times_rate(readings: Readings, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _left_out(readings: Readings) -> list[str]:
-    rows = readings.rows((pl.col("quantity") == "top_eigenvalue") & (pl.col("status") == NOT_CONVERGED))
+    rows = readings.rows("top_eigenvalue", pl.col("status") == NOT_CONVERGED)
     return [f"{rows.height} eigenvalues that had not converged are not drawn"] if rows.height else []

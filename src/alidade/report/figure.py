@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import polars as pl
-
 from alidade.core.spec import AnyRunSpec, RunSpec, SurveySpec
 from alidade.report.charts import HOVER, Numbers, Panel
 from alidade.report.series import RELATIVE, UPDATE, Readings
@@ -74,8 +72,7 @@ def note(readings: Readings, quantity: str, lists: str | None = None, extra: Seq
 
     ``lists`` is the prefix of the line profile whose step sizes are named ("" or "relative_"); None names none.
     """
-    rows = readings.study.frame.lazy().filter(pl.col("quantity") == quantity)
-    conditions = rows.select("statistics", "dtype").unique().collect()
+    conditions = readings.study.by_quantity.of(quantity).select("statistics", "dtype").unique()
     kinds = [kind for kind in sorted(set(conditions["statistics"].drop_nulls())) if kind != "none"]
     numbers = [seed for variant in readings.variants for seed in variant.seeds]
     parts = [

@@ -50,7 +50,7 @@ def outcomes(readings: Readings) -> tuple[str, ...]:
 
 def _recorded(readings: Readings, quantity: str) -> pl.DataFrame:
     """The first step at which each run recorded an outcome: v, seed, x."""
-    rows = readings.rows(pl.col("quantity") == quantity)
+    rows = readings.rows(quantity)
     return rows.group_by("v", "seed").agg(pl.col("step").min().alias("x")).sort("v", "seed")
 
 

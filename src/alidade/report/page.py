@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,11 +69,12 @@ def write_page(
     verdicts: Sequence[Verdict],
     chapters: Mapping[str, Chapter] | None = None,
     plotted: Mapping[str, float] | None = None,
+    library: Callable[[], str] | None = None,
 ) -> Path:
     """Write ``report.html`` for a study; the same study and verdicts give the same bytes.
 
     ``chapters`` are the experiments in words, by name; ``plotted`` are the claims' own statistics of the paper's
-    plots, by claim.
+    plots, by claim; ``library`` hands over what ``drawing_library`` made, where a caller has it made meanwhile.
 
     Raises:
         WorkError: the study holds no measurement, or the file cannot be written.
@@ -83,7 +84,8 @@ def write_page(
         raise WorkError(f"{study.root}: expected measurements to draw, found none; run 'alidade demo' first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _render(study, verdicts, sections, plotted or {}).encode())
+        page = _render(study, verdicts, sections, plotted or {}, (library or drawing_library)())
+        write_atomically(path, page.encode())
     except OSError as error:
         raise WorkError(f"{path}: expected a file that can be written, got: {cause_of(error)}") from error
     return path
@@ -107,10 +109,20 @@ def _sections(study: Study, verdicts: Sequence[Verdict], chapters: Mapping[str, 
     return sections
 
 
-def _render(
-    study: Study, verdicts: Sequence[Verdict], sections: Sequence[Section], plotted: Mapping[str, float]
-) -> str:
+def drawing_library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that needs no network; takes more than a second."""
     import vl_convert
+
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE))
+
+
+def _render(
+    study: Study,
+    verdicts: Sequence[Verdict],
+    sections: Sequence[Section],
+    plotted: Mapping[str, float],
+    library: str,
+) -> str:
     from markupsafe import Markup
 
     own = {name: Markup((_HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")}
@@ -141,7 +153,7 @@ def _render(
         dark=theme.variables("dark"),
         style=own["page.css"],
         script=own["page.js"],
-        bundle=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)),
+        bundle=Markup(library),
     )
 
 

@@ -30,7 +30,7 @@ _FREE: tuple[tuple[str, Reduction | None, str], ...] = (
 
 def rescaling(readings: Readings) -> Figure | None:
     """Raw and scale-free readings against the factor on the weights before each norm, relative to factor 1."""
-    found = [match.group(1) for name in readings.study.frame["quantity"].unique() if (match := _NAME.fullmatch(name))]
+    found = [match.group(1) for name in readings.study.by_quantity.names if (match := _NAME.fullmatch(name))]
     factors = sorted(set(found), key=float)
     if "1" not in factors or len(factors) < 2:
         return None

@@ -7,7 +7,7 @@ number of seeds ``n``. Only rows with status "ok" become values; ``refused`` lis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -31,6 +31,8 @@ LOSS_BINS = 10
 PROBES_PER_BIN = 3
 #: Columns of the tidy table that figures are made of.
 _DRAWN = ("run", "seed", "step", "quantity", "layer", "step_size", "value", "statistics", "status")
+#: What may be drawn.
+_GOOD = (pl.col("status") == OK) & pl.col("value").is_finite()
 Reduction = Literal["width", "max", "min"]
 
 
@@ -45,19 +47,20 @@ class Readings:
         """What is compared."""
         return variants(self.study.specs)
 
-    def rows(self, *wanted: pl.Expr) -> pl.DataFrame:
+    def rows(self, quantity: str, *wanted: pl.Expr) -> pl.DataFrame:
         """Rows of the tidy table with the variant's key as ``v``."""
-        return self._labelled(*wanted).select("v", *_DRAWN).collect()
+        return self._labelled(quantity, *wanted).select("v", *_DRAWN).collect()
 
-    def _labelled(self, *wanted: pl.Expr) -> pl.LazyFrame:
+    def _labelled(self, quantity: str, *wanted: pl.Expr) -> pl.LazyFrame:
         """The rows, before any is copied: of a large study only the columns that are asked for are."""
         keys = {run: variant.key for variant in self.variants for run in variant.runs}
         places = {run: place for variant in self.variants for place, run in enumerate(variant.runs)}
         return (
-            self.study.frame.lazy()
+            self.study.by_quantity.of(quantity)
+            .lazy()
             .filter(*wanted)
             .with_columns(
-                pl.col("run").replace_strict(keys, return_dtype=pl.String).alias("v"),
+                pl.col("run").replace_strict(keys, return_dtype=pl.Enum(sorted(set(keys.values())))).alias("v"),
                 pl.col("seed").fill_null(pl.col("run").replace_strict(places, return_dtype=pl.Int64)),
                 pl.col("step_size").round_sig_figs(9),
             )
@@ -87,7 +90,9 @@ class Readings:
     @cached_property
     def last_steps(self) -> dict[str, int]:
         """The last step of each variant, by key."""
-        ends = dict(self.study.frame.group_by("run").agg(pl.col("step").max()).iter_rows())
+        cut, last = self.study.by_quantity, pl.col("step").max()
+        of_each = [cut.of(quantity).group_by("run").agg(last) for quantity in cut.names]  # all at once would be copied
+        ends = dict(pl.concat(of_each).group_by("run").agg(last).iter_rows()) if of_each else {}
         measured = {variant.key: [ends[run] for run in variant.runs if run in ends] for variant in self.variants}
         return {key: max(steps) for key, steps in measured.items() if steps}
 
@@ -98,20 +103,17 @@ class Readings:
 
     def has(self, quantity: str) -> bool:
         """Whether any value of the quantity may be drawn."""
-        good = (pl.col("quantity") == quantity) & (pl.col("status") == OK) & pl.col("value").is_finite()
-        return bool(self.study.frame.select(good.any()).item())
+        return bool(self.study.by_quantity.of(quantity).select(_GOOD.any()).item())
 
     def layers(self, quantity: str) -> list[str]:
         """The layers of which a quantity was measured, in the order of the network."""
-        rows = self.study.frame.filter(pl.col("quantity") == quantity)
-        return rows["layer"].drop_nulls().unique(maintain_order=True).to_list()
+        return self.study.by_quantity.of(quantity)["layer"].drop_nulls().unique(maintain_order=True).to_list()
 
     def ok(self, quantity: str, layer: str | None = None) -> pl.DataFrame:
         """Rows of a quantity (of one layer, where it is named) that hold a number: v, seed, x (step), eta, y."""
-        good = [pl.col("quantity") == quantity, pl.col("status") == OK, pl.col("value").is_finite()]
         there = [] if layer is None else [pl.col("layer") == layer]
         return (
-            self._labelled(*good, *there)
+            self._labelled(quantity, _GOOD, *there)
             .select(
                 "v", "seed", pl.col("step").alias("x"), pl.col("step_size").alias("eta"), pl.col("value").alias("y")
             )
@@ -123,8 +125,8 @@ class Readings:
         return self._once(("sizes", variant.key, prefix), lambda: self._sizes(variant, prefix))
 
     def _sizes(self, variant: Variant, prefix: str) -> tuple[float, ...]:
-        loss = (pl.col("quantity") == f"{prefix}loss") & (pl.col("step_size") != 0)
-        rows = self.study.frame.lazy().filter(loss & pl.col("run").is_in(list(variant.runs)))
+        rows = self.study.by_quantity.of(f"{prefix}loss").lazy()
+        rows = rows.filter((pl.col("step_size") != 0) & pl.col("run").is_in(list(variant.runs)))
         sizes = rows.select(pl.col("step_size").round_sig_figs(9).unique()).collect().to_series()
         return tuple(sorted(sizes.drop_nulls().to_list()))
 
@@ -181,7 +183,7 @@ class Readings:
 
     def refused(self, quantity: str, prefix: str = "") -> pl.DataFrame:
         """Where numbers of a quantity are not drawn: v, x (step), eta, kind ("small" or "infinite"), count."""
-        rows = self.rows((pl.col("quantity") == prefix + quantity) & (pl.col("status") != OK))
+        rows = self.rows(prefix + quantity, pl.col("status") != OK)
         kind = pl.when(pl.col("status") == BELOW_RESOLUTION).then(pl.lit("small")).otherwise(pl.lit("infinite"))
         known = rows.filter(pl.col("status").is_in([BELOW_RESOLUTION, "non_finite"]))
         return (
@@ -213,12 +215,9 @@ class Readings:
 def part_of(study: Study, runs: Iterable[str]) -> Study:
     """The study as far as some of its runs are concerned, in the order of ``runs``."""
     kept = {run: study.specs[run] for run in runs if run in study.specs}
-    return replace(study, frame=_rows_of(study, kept), specs=kept)
-
-
-def _rows_of(study: Study, runs: Collection[str]) -> pl.DataFrame:
-    """The rows of some runs; of a large study all of them are not copied."""
-    return study.frame if study.specs.keys() <= set(runs) else study.frame.filter(pl.col("run").is_in(list(runs)))
+    if len(kept) == len(study.specs):  # of a large study all rows are not copied
+        return replace(study, specs=kept)
+    return replace(study, frame=study.frame.filter(pl.col("run").is_in(list(kept))), specs=kept)
 
 
 def over_seeds(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "x")) -> pl.DataFrame:

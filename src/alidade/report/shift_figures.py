@@ -93,7 +93,7 @@ def _along(readings: Readings, kind: _Kind, layer: str) -> Panel:
 def _by_layer(readings: Readings, kind: _Kind, layers: list[str]) -> Panel:
     """Median over training against the layer's number."""
     places = depths(layers)
-    rows = readings.rows((pl.col("quantity") == PREFIX + kind.name) & (pl.col("status") == "ok"))
+    rows = readings.rows(PREFIX + kind.name, pl.col("status") == "ok")
     medians = (
         rows.with_columns(pl.col("layer").replace_strict(places, default=None, return_dtype=pl.Int64).alias("x"))
         .group_by("v", "seed", "x")

@@ -127,7 +127,7 @@ def along_training(readings: Readings) -> Figure | None:
 
 def _per_layer(readings: Readings, quantity: str) -> pl.DataFrame:
     """Mean over seeds by layer and step of the plain BatchNorm network: layer, place, x, m."""
-    everything = readings.rows((pl.col("quantity") == quantity) & (pl.col("status") == "ok"))
+    everything = readings.rows(quantity, pl.col("status") == "ok")
     measured = [variant for variant in readings.variants if variant.key in set(everything["v"])]
     chosen = [variant.key for variant in measured if variant.norm == "batch"] or [v.key for v in measured]
     rows = everything.filter(pl.col("v").is_in(chosen[:1]))

@@ -6,15 +6,18 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import polars as pl
 
 from alidade.core.errors import CallError, WorkError
 from alidade.core.records import COLUMNS
 from alidade.core.spec import AnyRunSpec, RunSpec
+from alidade.store.by_quantity import ByQuantity
 from alidade.store.failures import Failure, failure_of
 from alidade.store.files import DamagedFileError, read_json
 from alidade.store.parts import PARTS, parse, read_parts
@@ -32,6 +35,12 @@ from alidade.store.run_files import (
 from alidade.store.segments import COMPACT, ROW_SCHEMA, SCHEMA
 
 T = TypeVar("T")
+
+#: Rows of some runs by quantity, or all of them under one key.
+_Tables = dict[tuple[Any, ...], pl.DataFrame]
+
+#: Runs that are made one table at a time.
+BUNDLE = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,11 @@ class Study:
             if isinstance(spec, RunSpec) and (planned is None or run in planned)
         }
 
+    @cached_property
+    def by_quantity(self) -> ByQuantity:
+        """The rows by quantity, cut up once."""
+        return ByQuantity(self.frame)
+
     @property
     def table(self) -> pl.DataFrame:
         """The tidy table as it is handed out: columns and types as in ``SCHEMA``."""
@@ -69,10 +83,12 @@ class Study:
         return [*self.damage, *failed]
 
 
-def open_study(root: str | os.PathLike[str]) -> Study:
+def open_study(root: str | os.PathLike[str], as_recorded: bool = False) -> Study:
     """Read every finished run below ``root`` that the last command's experiments name (all, without a manifest).
 
     A damaged file costs what is in it: a segment its numbers, DONE or the spec their run. The rest is served.
+    Rows of one quantity lie together, as claims and figures read them, or run by run where they are wanted
+    ``as_recorded``.
 
     Raises:
         CallError: no such folder.
@@ -89,17 +105,17 @@ def open_study(root: str | os.PathLike[str]) -> Study:
     folders = [f for f in folders if exists(f / SPEC) or exists(f / DONE)]
     readable = [f for f in folders if exists(f / DONE) or exists(f / PARTS)]
     finished = [f for f in readable if not named or f.name in named]
-    found = {run.name: run for run in reader.read_runs(finished)}
+    found, tables = reader.read_runs(finished, as_recorded)
     if not found:
         nothing = f"{root}: expected a finished run, found none; run 'alidade demo --out {root}' first"
         raise WorkError(reader.damage[0] if reader.damage else nothing)
     unfinished = tuple(sorted(named - {folder.name for folder in finished}))
     return Study(
         root=root,
-        frame=pl.concat([run.frame for run in found.values()]),
-        specs={name: run.spec for name, run in found.items()},
+        frame=_joined(tables),
+        specs={run.name: run.spec for run in found},
         manifest=manifest,
-        environments={name: run.environment for name, run in found.items() if run.environment is not None},
+        environments={run.name: run.environment for run in found if run.environment is not None},
         unfinished=unfinished,
         theory=reader.attempt(lambda: read_theory(root)),
         damage=tuple(reader.damage),
@@ -113,7 +129,7 @@ def load(root: str | os.PathLike[str]) -> pl.DataFrame:
     ``root`` is a folder, or a URL of any file system that fsspec knows (``s3://bucket/study``). A damaged file is
     warned about; nothing of it is in the table.
     """
-    study = open_study(place(root, "load"))
+    study = open_study(place(root, "load"), as_recorded=True)
     for line in study.damage:
         warnings.warn(line, stacklevel=2)
     return study.table
@@ -121,11 +137,11 @@ def load(root: str | os.PathLike[str]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class _Run:
-    """What one run's folder holds."""
+    """What one run's folder holds; its rows as they lie in its files."""
 
     name: str
     spec: AnyRunSpec
-    frame: pl.DataFrame
+    rows: Sequence[pl.DataFrame]
     environment: Mapping[str, Any] | None
 
 
@@ -143,26 +159,39 @@ class _Reader:
             self.damage.append(str(error))
             return None
 
-    def read_runs(self, folders: Sequence[Path]) -> Iterator[_Run]:
-        """Those of the runs that can be read, in the order given; files are waited for and decoded side by side."""
-        readers = [_Reader() for _ in folders]
+    def read_runs(self, folders: Sequence[Path], as_recorded: bool) -> tuple[list[_Run], list[_Tables]]:
+        """Those of the runs that can be read, in the order given, and their rows, some runs at a time.
+
+        Files are waited for and decoded side by side. What comes out of Parquet takes three times the memory of
+        what is kept, so it is let go of as soon as a few runs are through.
+        """
+        bundles = [folders[start : start + BUNDLE] for start in range(0, len(folders), BUNDLE)]
+        readers, runs, tables = [_Reader() for _ in bundles], list[_Run](), list[_Tables]()
         with ThreadPoolExecutor() as pool:
-            for reader, run in zip(readers, pool.map(_Reader.read_run, readers, folders), strict=True):
+            read = pool.map(lambda reader, bundle: reader.read_bundle(bundle, as_recorded), readers, bundles)
+            for reader, (some, table) in zip(readers, read, strict=True):
                 self.damage += reader.damage
-                if run is not None:
-                    yield run
+                runs += some
+                tables.append(table)
+        return runs, tables
+
+    def read_bundle(self, folders: Sequence[Path], as_recorded: bool) -> tuple[list[_Run], _Tables]:
+        """Some runs without their rows, and these as one table per quantity, or as one of all where ``as_recorded``."""
+        runs = [run for folder in folders if (run := self.read_run(folder)) is not None]
+        table = _table(runs)
+        parts = {(): table} if as_recorded else table.partition_by("quantity", as_dict=True)
+        return [replace(run, rows=()) for run in runs], parts
 
     def read_run(self, folder: Path) -> _Run | None:
         """A run without its damaged segments; None where it is not known which run it is, or what it holds."""
         spec = self.attempt(lambda: read_spec(folder))
-        frames = self._segments(folder) if exists(folder / DONE) else self._parts(folder)
-        if spec is None or frames is None:
+        rows = self._segments(folder) if exists(folder / DONE) else self._parts(folder)
+        if spec is None or rows is None:
             return None
-        frame = pl.concat([f for f in frames if f.height] or frames[:1] or [pl.DataFrame(schema=ROW_SCHEMA)])
         environment = None
         if exists(folder / ENVIRONMENT):
             environment = self.attempt(lambda: read_json(folder / ENVIRONMENT))
-        return _Run(folder.name, spec, _of_run(frame, folder.name, spec.seed), environment)
+        return _Run(folder.name, spec, rows, environment)
 
     def _segments(self, folder: Path) -> list[pl.DataFrame] | None:
         listed = self.attempt(lambda: listed_segments(folder))
@@ -181,7 +210,22 @@ class _Reader:
         return [frame for _, frame in read_parts(folder / PARTS, lambda error: self.damage.append(str(error)))]
 
 
-def _of_run(rows: pl.DataFrame, run: str, seed: int | None) -> pl.DataFrame:
-    """The tidy table of one run from the rows of its segments."""
-    whose = {"run": pl.lit(run, dtype=pl.String), "seed": pl.lit(seed, dtype=pl.Int64)}
-    return rows.select(whose.get(name, pl.col(name)).cast(COMPACT[name]).alias(name) for name in COLUMNS)
+def _table(runs: Sequence[_Run]) -> pl.DataFrame:
+    """The tidy table of some runs, with text as categories."""
+    rows = pl.concat([pl.DataFrame(schema=ROW_SCHEMA), *(frame for run in runs for frame in run.rows)])
+    whose = pl.DataFrame(
+        [(run.name, run.spec.seed) for run in runs],
+        schema={name: SCHEMA[name] for name in ("run", "seed")},
+        orient="row",
+    ).cast({"run": COMPACT["run"]})
+    which = np.repeat(np.arange(len(runs)), [sum(frame.height for frame in run.rows) for run in runs])
+    known = {"run": whose["run"], "seed": whose["seed"]}
+    return rows.select(
+        known[name].gather(which) if name in known else pl.col(name).cast(COMPACT[name]) for name in COLUMNS
+    )
+
+
+def _joined(tables: Sequence[_Tables]) -> pl.DataFrame:
+    """One table of all, key by key; each part is let go of as soon as it is copied."""
+    keys = dict.fromkeys(key for parts in tables for key in parts)
+    return pl.concat([pl.concat([parts.pop(key) for parts in tables if key in parts]) for key in keys])
