@@ -39,12 +39,12 @@ from alidade.probes.hooks import (
 from alidade.probes.memory import reason_of
 from alidade.probes.moment import Moment
 from alidade.probes.recorders import Fan, recorders_of
+from alidade.probes.saved import STATE_FORMAT, check_state
 from alidade.probes.session import TIMING, Session
 from alidade.store.live import LiveRun, SilentRun, folder_of
 
 #: What a survey measures unless told otherwise.
 DEFAULT_PROBES = ("update_profile", "relative_profile", "layer_scalars")
-_STATE_FORMAT = 1
 
 
 class Survey:
@@ -166,10 +166,13 @@ class Survey:
 
         Numbers, text and tensors only, so that ``torch.load(..., weights_only=True)`` reads it. What has been
         measured is written to the disk first.
+
+        Raises:
+            WorkError: it could not be.
         """
         if not self._closed:
             self._live.flush(at_once=True)
-        return {"format": _STATE_FORMAT, "run": self._run, "step": self.step, **self._session.state()}
+        return {"format": STATE_FORMAT, "run": self._run, "step": self.step, **self._session.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state, in the same ``out`` or in a new one, before the first ``observe``.
@@ -182,12 +185,7 @@ class Survey:
         """
         if self._closed or self._began:
             raise CallError("survey: expected load_state_dict() before the first observe(); make a new Survey")
-        _check_state(state)
-        if state["run"] != self._run:
-            raise CallError(
-                f"state: expected that of run {self._run}, got that of {state['run']}; "
-                "give the survey the same name, config, model and optimizer as before"
-            )
+        check_state(state, self._run)
         self._session.load(state)
         self._ranks.agreed(lambda: self._live.resume(state["step"]))
         self.step = state["step"]
@@ -199,9 +197,17 @@ class Survey:
         return self._session.budget.spent / max(self._session.budget.training_seconds, 1e-9)
 
     def close(self) -> None:
-        """Remove the hooks and write what is not written yet. A second call does nothing."""
-        if self._closed:
-            return
+        """Remove the hooks and write what is not written yet. A second call does nothing, unless there was no room.
+
+        Raises:
+            WorkError: the run could not be written. It is still in memory: free space and close again.
+        """
+        if not self._closed:
+            self._end()
+        if self._live.ready:
+            self._live.close()
+
+    def _end(self) -> None:
         self._closed = True
         self._drop()
         for handle in self._handles:
@@ -210,7 +216,6 @@ class Survey:
         seconds = {"training_seconds": budget.training_seconds, "probes_seconds": budget.spent}
         if self._live.ready:
             self._recorder.record(TIMING, [Row(self.step, n, v, "s", dtype="float64") for n, v in seconds.items()])
-            self._live.close()
 
     def __enter__(self) -> Survey:
         return self
@@ -276,18 +281,6 @@ class Survey:
             self._session.budget.charge(SURROUNDINGS, self._around)
             self._around = 0.0
         self._chosen, self._start, self._obstacle, self._announced = [], None, "", False
-
-
-def _check_state(state: Any) -> None:
-    expected = "state: expected what Survey.state_dict() returned"
-    version = state.get("format") if isinstance(state, Mapping) else None
-    if isinstance(version, int) and version > _STATE_FORMAT:
-        raise CallError(f"state: expected format {_STATE_FORMAT}, got {version} of a newer version; update alidade")
-    if version != _STATE_FORMAT:
-        raise CallError(f"{expected}, got {brief(state)}")
-    step = state.get("step")
-    if not isinstance(step, int) or step < 0:
-        raise CallError(f"{expected}, with the number of steps taken, got step {brief(step)}")
 
 
 def _run_of(ranks: Ranks, folder: Path, spec: SurveySpec, where: Mapping[str, Any]) -> tuple[str, LiveRun | SilentRun]:

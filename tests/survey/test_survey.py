@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,9 @@ from torch import nn
 
 import alidade
 from alidade.core.schedule import Every, First, Logarithmic
-from alidade.errors import AlidadeError, CallError, RefusedError
+from alidade.errors import AlidadeError, CallError, RefusedError, WorkError
 from alidade.probes.budget import Budget
+from alidade.store import live
 
 
 def _quadratic(lr: float = 0.1) -> tuple[nn.Module, Any, torch.optim.Optimizer]:
@@ -245,6 +248,73 @@ def test_recorders_get_every_row_and_the_seed_goes_into_the_table(tmp_path: Path
     frame = alidade.load(tmp_path / "s")
     assert frame.height == len(listing.rows) > 0
     assert set(frame["seed"]) == {5}
+
+
+class _Disk:
+    """Takes pieces of a run, or, while it is full, the first of each flush only."""
+
+    def __init__(self) -> None:
+        self.full, self.calls, self._write = False, 0, live.write_part
+
+    def write_part(self, *arguments: Any) -> None:
+        self.calls += 1
+        if self.full and self.calls > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._write(*arguments)
+
+
+def test_a_full_disk_stops_no_training_and_nothing_is_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _Disk()
+    monkeypatch.setattr(live, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(live, "write_part", disk.write_part)
+
+    def trained(out: Path, full: tuple[int, ...]) -> alidade.Survey:
+        model, loss_fn, optimizer = _quadratic()
+        survey = alidade.Survey(model, loss_fn, optimizer, out, ["update_profile", "layer_scalars"], budget=None)
+        for step in range(9):
+            disk.full, disk.calls = step in full, 0
+            _steps(survey, model, loss_fn, optimizer, 1)
+        return survey
+
+    def numbers(out: Path) -> pl.DataFrame:
+        frame = alidade.load(out).drop("run").filter(pl.col("unit") != "s")
+        return frame.sort("step", "quantity", "layer", "step_size")
+
+    trained(tmp_path / "plain", ()).close()
+    with pytest.warns(UserWarning, match="No space left on device; free space") as warned:
+        survey = trained(tmp_path / "s", (2, 3, 6))
+    assert len(warned) == 2  # once each, until there was room again
+    assert numbers(tmp_path / "s").equals(numbers(tmp_path / "plain"), null_equal=True)  # on the disk, before close()
+    survey.close()
+    assert numbers(tmp_path / "s").equals(numbers(tmp_path / "plain"), null_equal=True)
+    with pytest.warns(UserWarning, match="No space left"):
+        survey = trained(tmp_path / "last", (8,))
+    disk.calls = 1
+    with pytest.raises(WorkError, match="No space left on device"):  # what is measured must be on the disk
+        survey.state_dict()
+
+
+def test_a_run_that_could_not_be_written_can_be_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loss_fn, optimizer = _quadratic()
+    survey = alidade.Survey(model, loss_fn, optimizer, tmp_path / "s", "layer_scalars", budget=None)
+    _steps(survey, model, loss_fn, optimizer, 3)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        for _ in range(2):
+            with pytest.raises(WorkError, match="No space left on device") as caught:
+                survey.close()
+            assert "\n" not in str(caught.value)
+    survey.close()
+    survey.close()
+    frame = alidade.load(tmp_path / "s")
+    assert sorted(frame.filter(pl.col("quantity") == "weight_norm")["step"]) == [0, 1, 2]
+    assert frame.filter(pl.col("quantity") == "training_seconds").height == 1
 
 
 def test_what_was_measured_survives_a_kill(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Activation statistics as plain tensors, numbers and text, as ``torch.load(weights_only=True)`` wants them."""
+"""The state of a survey: plain tensors, numbers and text, as ``torch.load(weights_only=True)`` wants them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,34 @@ import torch
 from torch import Tensor
 
 from alidade.core.activations import ActivationStatistics, LayerActivations
+from alidade.core.errors import CallError, brief
 from alidade.core.records import Provenance
 from alidade.core.sketch import Histogram, Moments
+
+#: Raised where an earlier version could not read a state.
+STATE_FORMAT = 1
+
+
+def check_state(state: Any, run: str) -> None:
+    """Refuse what is no survey's state, or that of another run.
+
+    Raises:
+        CallError: it says what came.
+    """
+    expected = "state: expected what Survey.state_dict() returned"
+    version = state.get("format") if isinstance(state, Mapping) else None
+    if isinstance(version, int) and version > STATE_FORMAT:
+        raise CallError(f"state: expected format {STATE_FORMAT}, got {version} of a newer version; update alidade")
+    if version != STATE_FORMAT:
+        raise CallError(f"{expected}, got {brief(state)}")
+    if state.get("run") != run:
+        raise CallError(
+            f"state: expected that of run {run}, got that of {state.get('run')}; "
+            "give the survey the same name, config, model and optimizer as before"
+        )
+    step = state.get("step")
+    if not isinstance(step, int) or step < 0:
+        raise CallError(f"{expected}, with the number of steps taken, got step {brief(step)}")
 
 
 def plain_statistics(statistics: ActivationStatistics) -> dict[str, Any]:

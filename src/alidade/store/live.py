@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class LiveRun:
         self._all, self._new = Segments(), Segments()
         self._flushed, self._count = time.monotonic(), 0
         self._folder = root / spec.run_id
+        self._warned = self._written = False
         try:
             self.ready = not (root.exists() and any(root.iterdir()))  # False: there is an earlier leg
             if self.ready:
@@ -79,18 +81,52 @@ class LiveRun:
             self._new.record(segment, rows)
 
     def flush(self, at_once: bool = False) -> None:
-        """Write what is new, unless the last flush was a moment ago."""
+        """Write what is new, unless the last flush was a moment ago.
+
+        Where it cannot be written, on a full disk for example, it is warned about once and kept for the next time.
+
+        Raises:
+            WorkError: ``at_once``, and it cannot be written.
+        """
         if not self._new.names or not (at_once or time.monotonic() - self._flushed > FLUSH_SECONDS):
             return
-        for name in self._new.names:
-            write_part(self._folder / PARTS, self._count, name, self._new.frame(name))
+        try:
+            self._write()
+            self._warned = False
+        except OSError as error:
+            problem = _unwritable(self._root, error)
+            if at_once:
+                raise problem from error
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"{problem}; free space: what is measured meanwhile is kept in memory", stacklevel=2)
+
+    def _write(self) -> None:
+        waiting, number = self._new, self._count
+        todo = list(waiting.names)
         self._new, self._flushed, self._count = Segments(), time.monotonic(), self._count + 1
+        try:
+            while todo:
+                write_part(self._folder / PARTS, number, todo[0], waiting.frame(todo[0]))
+                todo.pop(0)
+        finally:  # what is not on the disk is written the next time, and nothing twice
+            self._new = waiting.only(todo)
 
     def close(self) -> None:
-        """Write the finished run; the files of the flushes are not needed any more."""
-        write_run(self._root, self._spec, self._all, self._environment)
-        self._clear()
-        (self._folder / PARTS).rmdir()
+        """Write the finished run; the files of the flushes are not needed any more.
+
+        Raises:
+            WorkError: it cannot be written. What was flushed before is still there, and a second call tries again.
+        """
+        if self._written:
+            return
+        try:
+            write_run(self._root, self._spec, self._all, self._environment)
+            self._clear()
+            (self._folder / PARTS).rmdir()
+        except OSError as error:
+            raise _unwritable(self._root, error) from error
+        self._written = True
         self._holding.release()
 
     def _create(self) -> None:
