@@ -18,7 +18,7 @@ from alidade.claims.statistics import (
     SMOOTHING_STEPS,
     holm,
     log_ratio_at_equal_loss,
-    smoothed_loss,
+    smoothed_losses,
     student_interval,
 )
 
@@ -119,8 +119,10 @@ def test_a_bin_needs_five_probes_of_both_runs() -> None:
 
 @given(st.lists(st.floats(-10, 10), max_size=40))
 def test_the_smoothed_loss_is_a_trailing_mean(losses: list[float]) -> None:
-    shuffled = pl.DataFrame({"step": range(len(losses)), "value": losses}, schema={"step": int, "value": float})
-    found = smoothed_loss(shuffled.reverse())
+    schema = {"run": str, "step": int, "value": float}
+    own = {"run": ["a"] * len(losses), "step": range(len(losses)), "value": losses}
+    other = pl.DataFrame({"run": "b", "step": range(40), "value": 1e9}, schema=schema)
+    found = smoothed_losses(pl.concat([other, pl.DataFrame(own, schema=schema)]).reverse()).get("a", {})
     # A rolling sum adds and takes away up to 40 numbers of size 10, rounding each time.
     expected = naive.smoothed(losses, SMOOTHING_STEPS)
     assert list(found) == list(range(len(losses)))
@@ -130,5 +132,5 @@ def test_the_smoothed_loss_is_a_trailing_mean(losses: list[float]) -> None:
 def test_a_loss_that_is_no_number_spoils_its_window_and_no_more() -> None:
     losses = [1.0] * 30
     losses[5] = math.nan
-    found = smoothed_loss(pl.DataFrame({"step": range(30), "value": losses}))
+    found = smoothed_losses(pl.DataFrame({"run": "a", "step": range(30), "value": losses}))["a"]
     assert [step for step, value in found.items() if math.isnan(value)] == list(range(5, 5 + SMOOTHING_STEPS))

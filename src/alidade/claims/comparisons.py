@@ -18,7 +18,7 @@ from alidade.claims.quantities import (
     paper_step_sizes,
     same_size,
 )
-from alidade.claims.statistics import log_ratio_at_equal_loss, smoothed_loss
+from alidade.claims.statistics import log_ratio_at_equal_loss, smoothed_losses
 from alidade.core.records import BELOW_RESOLUTION, OK
 
 #: Below this fraction of probed steps with a band in both runs, a mean over training says too little.
@@ -163,7 +163,8 @@ def _probed(runs: Runs, run: str, series: BandSeries) -> dict[int, float]:
 
 
 def _against_loss(runs: Runs, run: str, series: BandSeries) -> list[tuple[float, float]]:
-    losses = runs.once(("smoothed_loss", run), lambda: smoothed_loss(_training(runs, run, "train_loss")))
+    of_all = runs.once("smoothed_losses", lambda: smoothed_losses(runs.cut.of("train_loss")))
+    losses = of_all.get(run)
     if not losses:
         return []
     last = max(losses)

@@ -116,7 +116,8 @@ def measured(runs: Runs, run: str, quantity: str) -> Profiles:
     ok = (rows["status"] == OK).to_numpy()
     listed, place = np.unique(size, return_inverse=True)  # NumPy: a study asks for this ten thousand times
     size = np.array([float(f"{one:.9g}") for one in listed])[place] if listed.size else size
-    order = np.lexsort((size, step))
+    ascends = (step[1:] > step[:-1]) | ((step[1:] == step[:-1]) & (size[1:] >= size[:-1]))
+    order = np.arange(step.size) if ascends.all() else np.lexsort((size, step))
     again = (np.diff(step[order], prepend=-1) == 0) & (np.diff(size[order], prepend=-1.0) == 0)
     kept = order[~again & (step[order] >= WARM_UP * runs.specs[run].steps)]
     return Profiles(step[kept], size[kept], value[kept], ok[kept])

@@ -66,14 +66,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def smoothed_loss(training: pl.DataFrame) -> dict[int, float]:
-    """Trailing mean of the training loss over the last ``SMOOTHING_STEPS`` steps, by step.
+def smoothed_losses(training: pl.DataFrame) -> dict[str, dict[int, float]]:
+    """Trailing mean of the training loss over the last ``SMOOTHING_STEPS`` steps, by run and step.
 
-    ``training`` has the columns step and value (the loss of each step's batch).
+    ``training`` has the columns run, step and value (the loss of each step's batch).
     """
-    ordered = training.sort("step")
-    smooth = ordered["value"].rolling_mean(SMOOTHING_STEPS, min_samples=1)
-    return dict(zip(ordered["step"].to_list(), smooth.to_list(), strict=True))
+    ordered = training.select("run", "step", "value").sort("step")
+    return {
+        str(run): dict(
+            zip(
+                rows["step"].to_list(),
+                rows["value"].rolling_mean(SMOOTHING_STEPS, min_samples=1).to_list(),
+                strict=True,
+            )
+        )
+        for (run,), rows in ordered.partition_by("run", as_dict=True).items()
+    }
 
 
 def log_ratio_at_equal_loss(

@@ -58,7 +58,7 @@ def over_loss(
     solid: bool = False,
 ) -> Panel:
     """The companion of ``over_steps``: the same quantity against the training loss of its step."""
-    probes = readings.against_loss(values)
+    probes = readings.against_loss(values).sort("v", "seed", "x")
     bins = binned_by_loss(probes, geometric=y is None)
     x = log_axis(probes["x"], falling=True)
     frame = Frame(id_, title, subtitle, readings.variants, x, y or log_axis(probes["y"]), loss_title(readings))

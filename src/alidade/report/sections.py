@@ -136,10 +136,12 @@ def settings(readings: Readings) -> list[tuple[str, Readings]]:
     Networks at different learning rates, of different kinds or with another init do not share a chart: their
     differences would be read as those of the norm.
     """
+    planned = [(_setting(v.spec), v.runs) for v in readings.variants if isinstance(v.spec, RunSpec)]
+    of_run = {run: setting for setting, runs in planned for run in runs}
     groups: dict[str, RunSpec] = {}
-    for spec in readings.study.specs.values():
+    for run, spec in readings.study.specs.items():
         if isinstance(spec, RunSpec):
-            groups.setdefault(_setting(spec), spec)
+            groups.setdefault(of_run[run], spec)
     words = differences(groups)
     if len(groups) < 2:
         return [("", readings)]

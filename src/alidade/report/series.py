@@ -209,7 +209,7 @@ class Readings:
         """Values by step (v, seed, x, y, ...) with the training loss of that step as the new x."""
         by_step = values.rename({"x": "step"}).sort("step")
         joined = by_step.join_asof(self.training_loss(), on="step", by=["v", "seed"], check_sortedness=False)
-        return joined.drop("step").rename({"loss": "x"}).filter(pl.col("x") > 0).sort("v", "seed", "x")
+        return joined.drop("step").rename({"loss": "x"}).filter(pl.col("x") > 0)
 
 
 def part_of(study: Study, runs: Iterable[str]) -> Study:

@@ -31,7 +31,7 @@ def parse(path: Path, data: bytes) -> pl.DataFrame:
         WorkError: it is damaged.
     """
     try:
-        return pl.read_parquet(io.BytesIO(data))
+        return pl.read_parquet(data)
     except pl.exceptions.PolarsError as error:
         raise damaged(path) from error
 

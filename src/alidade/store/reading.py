@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -195,16 +195,19 @@ class _Reader:
 
     def _segments(self, folder: Path) -> list[pl.DataFrame] | None:
         listed = self.attempt(lambda: listed_segments(folder))
-        return None if listed is None else list(self._sound(folder, listed))
+        return None if listed is None else self._sound(folder, listed)
 
-    def _sound(self, folder: Path, listed: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+    def _sound(self, folder: Path, listed: Mapping[str, str]) -> list[pl.DataFrame]:
+        sound: dict[Path, bytes] = {}
         for name in sorted(listed):
-            frame = self.attempt(lambda name=name: self._segment(folder, name, listed[name]))  # type: ignore[misc]
-            if frame is not None:
-                yield frame
-
-    def _segment(self, folder: Path, name: str, digest: str) -> pl.DataFrame:
-        return parse(folder / f"{name}.parquet", read_segment(folder, name, digest))
+            data = self.attempt(lambda name=name: read_segment(folder, name, listed[name]))  # type: ignore[misc]
+            if data is not None:
+                sound[folder / f"{name}.parquet"] = data
+        try:
+            return [pl.read_parquet(list(sound.values()))] if sound else []  # one by one takes twice as long
+        except pl.exceptions.PolarsError:
+            frames = [self.attempt(lambda path=path: parse(path, sound[path])) for path in sound]  # type: ignore[misc]
+            return [frame for frame in frames if frame is not None]
 
     def _parts(self, folder: Path) -> list[pl.DataFrame]:
         return [frame for _, frame in read_parts(folder / PARTS, lambda error: self.damage.append(str(error)))]
@@ -226,6 +229,6 @@ def _table(runs: Sequence[_Run]) -> pl.DataFrame:
 
 
 def _joined(tables: Sequence[_Tables]) -> pl.DataFrame:
-    """One table of all, key by key; each part is let go of as soon as it is copied."""
+    """One table of all, key by key, which copies nothing."""
     keys = dict.fromkeys(key for parts in tables for key in parts)
-    return pl.concat([pl.concat([parts.pop(key) for parts in tables if key in parts]) for key in keys])
+    return pl.concat([parts[key] for key in keys for parts in tables if key in parts])
