@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -318,6 +319,26 @@ def test_a_torn_file_is_mended(tmp_path: Path, cut: int) -> None:
     out.write_bytes(whole[: max(20, len(whole) - cut)])
     _same(loss_surface(objective, plane, extent=2.0, points=3, out=out), wanted)
     _same(loss_surface(objective, plane, extent=2.0, points=3, out=out), wanted)
+
+
+def test_no_damage_to_the_file_is_read_as_a_loss(tmp_path: Path) -> None:
+    """Flipped bits and cuts: the same surface comes out, or, where the first line is hit, a refusal."""
+    out, how = tmp_path / "s", random.Random(5)
+    objective = Objective(_Point([1.0, 1.0, 1.0]), lambda model, _: model.at.log().sum(), 0)  # NaN among the losses
+    plane = (_state(1, 0, 0), _state(0, 1, 0))
+    wanted = loss_surface(objective, plane, extent=2.0, points=3, out=out)
+    whole, head = out.read_bytes(), out.read_bytes().index(b"\n")
+    for _ in range(150):
+        data = bytearray(whole)
+        data[how.randrange(head + 1, len(data))] ^= 1 << how.randrange(8)
+        out.write_bytes(data[: how.randrange(head + 1, len(data))] if how.random() < 0.3 else data)
+        _same(loss_surface(objective, plane, extent=2.0, points=3, out=out), wanted)
+    for place in range(0, head, 7):
+        out.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CallError, match="expected the file of this measurement"):
+            loss_surface(objective, plane, extent=2.0, points=3, out=out)
+    with pytest.raises(CallError, match="out: expected the path of a file, got 5"):
+        loss_surface(objective, plane, points=3, out=5)
 
 
 def test_a_file_of_another_surface_is_refused_and_not_touched(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ class _Run(NamedTuple):
     def about(self, fractions: Floats, objective: Objective) -> dict[str, Any]:
         """What tells one line from another, but for the batches: these show in the loss at its start."""
         return {
-            "measurement": "interpolation", "format": 1, "digest": digest_of([fractions], *self.ends),
+            "measurement": "interpolation", "format": 2, "digest": digest_of([fractions], *self.ends),
             "buffers": self.buffers, "statistics": self.statistics, "recompute": len(self.batches),
             "dtype": objective.dtype, "batch_size": examples_of(self.parts),
         }  # fmt: skip

@@ -243,6 +243,6 @@ def _about(moved: Objective, plane: Plane, x: Floats, y: Floats, states: list[Te
     """What tells one surface from another, but for the batch: that shows in the loss at the origin."""
     digest = digest_of((x, y), plane.origin, plane.first, plane.second, *states)
     return {
-        "measurement": "loss_surface", "format": 1, "points": [len(x), len(y)], "digest": digest,
+        "measurement": "loss_surface", "format": 2, "points": [len(x), len(y)], "digest": digest,
         "statistics": moved.statistics, "dtype": moved.dtype, "batch_size": moved.batch_size,
     }  # fmt: skip
