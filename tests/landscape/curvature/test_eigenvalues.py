@@ -76,6 +76,44 @@ def test_a_multiple_eigenvalue_is_found_as_often_as_it_is_there() -> None:
     assert top.converged
 
 
+@pytest.mark.parametrize("which", WHICH)
+@pytest.mark.parametrize(
+    "values",
+    [
+        [3.0, 3.0, 2.0, 1.0], [3.0, 3.0, *np.linspace(0.0, 2.0, 10)], [5.0, 4.0, 4.0, 1.0, *[0.0] * 100],
+        [2.0] * 25 + [-1.5] * 25, [*[1.0] * 5, *[0.0] * 20], [1.0, 1.0, 0.5, *np.linspace(-0.4, 0.4, 200)],
+    ],
+)  # fmt: skip
+def test_copies_that_one_krylov_space_does_not_hold_are_found(values: list[float], which: str) -> None:
+    expected = sorted(values, key={"largest": lambda x: -x, "smallest": float, "magnitude": lambda x: -abs(x)}[which])
+    for k in (2, 3):
+        top = top_eigenvalues(MatrixOperator(symmetric(values)), k=k, which=which, rtol=1e-4)
+        assert np.allclose(top.eigenvalues, expected[:k], rtol=1e-3, atol=1e-9)
+
+
+def test_softmax_regression_at_zero_has_each_eigenvalue_as_often_as_classes_less_one() -> None:
+    """At weights 0 the Hessian is (I / C - 11' / C^2) times X'X / n (Kronecker product), with 1 / C (C - 1) times."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 4, bias=False).double(), torch.randn(30, 6).double()
+    nn.init.zeros_(model.weight)
+    top = top_eigenvalues(Objective(model, cross_entropy, (x, torch.arange(30) % 4)), k=5)
+    moments = np.linalg.eigvalsh((x.T @ x).numpy() / 30)[::-1] / 4
+    assert np.allclose(top.eigenvalues, np.repeat(moments, 3)[:5], rtol=1e-5)
+    assert top.status == ("ok",) * 5
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_more_vectors_than_are_wanted_mislead_no_warm_start(which: str) -> None:
+    """Eigenvectors of the other end, say: their residuals are 0, and they are not what was asked for."""
+    values = np.linspace(-1.0, 1.2, 40)
+    matrix = MatrixOperator(symmetric(values))
+    vectors = torch.from_numpy(np.linalg.eigh(symmetric(values))[1].T)
+    expected = {"largest": [1.2], "smallest": [-1.0], "magnitude": [1.2]}[which]
+    for chosen in ((10, 20, 30), (39, 38, 37), (0, 1, 2), (38, 39), (1, 0)):
+        top = top_eigenvalues(matrix, which=which, start=[{"x": vectors[i]} for i in chosen])
+        assert np.allclose(top.eigenvalues, expected, rtol=1e-3), chosen
+
+
 def test_the_whole_spectrum_of_a_small_matrix_and_a_matrix_of_zeros() -> None:
     values = np.array([2.0, 1.0, -1.0])
     assert np.allclose(top_eigenvalues(MatrixOperator(symmetric(values)), k=3).eigenvalues, values)

@@ -49,6 +49,9 @@ def top_eigenvalues(
     An eigenvalue of 0, such as those beyond the rank, has no relative residual: where the residual is down at the
     rounding of products (``resolution``) the search ends with the status "below_resolution".
 
+    Of more vectors than k in ``start`` the first k are used. Searches for several eigenvalues from scratch take five
+    products more, to see copies of one eigenvalue.
+
     A small residual says that there is an eigenvalue within it. That it is the largest one is, as with every Krylov
     method, very likely and not certain.
 
@@ -88,7 +91,7 @@ def top_eigenvalues(
     before = operator.matvecs
     with operator.repeated():
         search = Lanczos(operator, k, which, seed)
-        pairs = search.run(_first(search, operator, given, scout), rtol, before + max_matvecs)
+        pairs = search.run(_first(search, operator, given[:k], scout), rtol, before + max_matvecs)
     return TopEigenvalues(
         eigenvalues=pairs.values,
         residuals=pairs.residuals,

@@ -18,6 +18,8 @@ MOST_BYTES = 1 << 30
 ROOM = 8
 #: Roundings of the operator's size below which no residual can be brought.
 ROUNDINGS = 10.0
+#: Products with which a search for several eigenvalues makes sure that it has not missed a copy of one.
+CHECKS = 5
 
 
 class Pairs(NamedTuple):
@@ -51,22 +53,34 @@ class Lanczos:
     def run(self, start: Sequence[Tensor], rtol: float, max_matvecs: int) -> Pairs:
         """Expand and restart until the residuals are met, the space is exhausted, or the products are.
 
+        A Krylov space has one vector of each eigenspace. So a search for several that began with one vector goes on,
+        once all are met, from a fresh random direction for a few products: a copy that is missing comes up there.
+
         Raises:
             RefusedError: the operator is not symmetric.
         """
         waiting, self._krylov = list(start), len(start) == 1
         following: Tensor | None = None
+        checks = most_checks = CHECKS if self._krylov and self._k > 1 else 0
         while self._operator.matvecs < max_matvecs:
             if self._size == self._most:
                 if self._size == self._operator.dimension:
                     break
                 self._restart()
-            if not self._krylov and not waiting:
+            if not self._krylov and not waiting and checks == most_checks:
                 following = self._worst_residual()
             following = self._expand(self._direction([*waiting[:1], *([] if following is None else [following])]))
             waiting = waiting[1:]
-            if not waiting and self._size >= self._k and self._met(rtol):
+            if waiting or self._size < self._k:
+                continue
+            if not self._met(rtol):
+                checks = most_checks
+            elif checks == 0 or self._resolution() > 0:  # then a random direction has shown that nothing is left
                 break
+            else:
+                if checks == most_checks:
+                    waiting, self._krylov = [self.random()], False
+                checks -= 1
         self._check_symmetry()
         return self.pairs()
 
