@@ -11,7 +11,7 @@ import torch
 from tests.studies import run_spec
 
 from alidade.core.errors import WorkError
-from alidade.core.probes import AnyProbe, LayerScalarsProbe, LineProfileProbe, PlannedRun
+from alidade.core.probes import AnyProbe, CurvatureProbe, LayerScalarsProbe, LineProfileProbe, PlannedRun
 from alidade.core.schedule import Every
 from alidade.core.spec import DataSpec
 from alidade.store import load
@@ -23,6 +23,7 @@ from alidade.train.loop import Progress
 
 LINE = LineProfileProbe(step_sizes=(0.1,), schedule=Every(interval=2))
 SCALARS = LayerScalarsProbe(schedule=Every(interval=2))
+CURVATURE = CurvatureProbe(looks=("eigenvalues",), max_matvecs=2, schedule=Every(interval=2))
 SPEC = run_spec(norm="batch", steps=8).model_copy(update={"data": DataSpec(name="digits", train_examples=64)})
 
 
@@ -98,7 +99,7 @@ def test_a_pickle_in_its_place_fails_the_run(tmp_path: Path) -> None:
 
 def test_fewer_probes_go_on_and_more_probes_start_again(undisturbed: Path, tmp_path: Path) -> None:
     study = _Study(tmp_path / "fewer")
-    study.stop(_run(LINE, SCALARS), after=3)
+    study.stop(_run(LINE, SCALARS, CURVATURE), after=3)
     study.perform(_run(SCALARS))
     assert study.steps[0] == 4
     expected = _numbers(undisturbed).filter(~pl.col("quantity").str.contains("loss$|gradient_|smoothness|curvature"))

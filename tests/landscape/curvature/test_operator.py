@@ -109,8 +109,11 @@ def test_a_product_that_is_not_finite_is_refused(solver: str, value: float) -> N
 def test_vectors_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     model = nn.Linear(4, 1).double()
     operator = CurvatureOperator(Objective(model, lambda m, x: m(x).square().sum(), torch.randn(3, 4).double()))
-    with pytest.raises(CallError, match="vector: expected 5 numbers, got shape"):
+    with pytest.raises(CallError, match="vector: expected a Tensor of 5 numbers, got a float64 Tensor of shape"):
         operator.matvec(torch.ones(shape).double())
+    for wrong in ([1.0] * 5, np.ones(5)):
+        with pytest.raises(CallError, match="vector: expected a Tensor of 5 numbers, got"):
+            operator.matvec(wrong)  # type: ignore[arg-type]
     with pytest.raises(CallError, match="expected shape"):
         operator.product({"weight": torch.ones(4), "bias": torch.ones(1)})
 

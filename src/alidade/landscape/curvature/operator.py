@@ -11,7 +11,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from alidade.core.errors import AlidadeError, CallError, RefusedError
+from alidade.core.errors import AlidadeError, CallError, RefusedError, brief
 from alidade.core.records import Provenance
 from alidade.landscape.arguments import check_objective
 from alidade.landscape.curvature.block import Block
@@ -152,8 +152,8 @@ class CurvatureOperator:
         Raises:
             RefusedError: it is not finite.
         """
-        if vector.shape != (self.dimension,):
-            raise CallError(f"vector: expected {self.dimension} numbers, got shape {tuple(vector.shape)}")
+        if not isinstance(vector, Tensor) or vector.shape != (self.dimension,):
+            raise CallError(f"vector: expected a Tensor of {self.dimension} numbers, got {brief(vector)}")
         with torch.inference_mode(False):  # a clone of an inference tensor made here is none
             v = vector.clone() if vector.is_inference() else vector.detach()
             found = self._attempt(self.block.named(v))
