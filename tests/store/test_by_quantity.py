@@ -37,6 +37,9 @@ def test_a_part_is_what_a_filter_finds_in_the_same_order(order: str, text: pl.Da
         for run in RUNS:
             wanted = (pl.col("quantity") == quantity) & (pl.col("run") == run)
             assert cut.of(quantity, run).equals(rows.filter(wanted))
+            some = ByQuantity(cut.only({run, "gone"}))
+            assert some.of(quantity).equals(rows.filter(wanted))
+            assert set(some.names) == set(rows.filter(pl.col("run") == run)["quantity"])
 
 
 def test_of_nothing_there_is_nothing() -> None:

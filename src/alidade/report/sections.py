@@ -112,11 +112,13 @@ def _over(readings: Readings, name: str) -> Callable[[], Figure | None]:
 
 
 def _entries(section: str, readings: Readings) -> Iterator[Planned]:
+    of_all = settings(readings)  # once: figures of one setting share what they read
     for entry in SECTIONS.get(section, _OTHERWISE):
         if entry.when and not entry.when(readings):
             continue
         kept = readings.only(entry.keep) if entry.keep else readings
-        parts = [("", kept if kept.variants else readings)] if entry.together else settings(kept)
+        apart = settings(kept) if entry.keep else of_all
+        parts = [("", kept if kept.variants else readings)] if entry.together else apart
         for place, (words, part) in enumerate(parts):
             id_ = section if place == 0 else f"{section}-{place + 1}"
             yield Planned(section, entry.figure, _placed(part, entry.figure, id_, words))

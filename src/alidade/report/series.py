@@ -156,7 +156,8 @@ class Readings:
 
     def base(self, prefix: str) -> pl.DataFrame:
         """The loss where the line profiles start: v, seed, x, y."""
-        return self.ok(prefix + "loss").filter(pl.col("eta") == 0).select("v", "seed", "x", "y")
+        rows = self._labelled(f"{prefix}loss", _GOOD, pl.col("step_size") == 0)
+        return rows.select("v", "seed", pl.col("step").alias("x"), pl.col("value").alias("y")).collect()
 
     def band(self, quantity: str, prefix: str = "") -> pl.DataFrame:
         """[min, max] of a quantity over the named list: v, seed, x, low, high; only where the list is complete."""
@@ -215,9 +216,8 @@ class Readings:
 def part_of(study: Study, runs: Iterable[str]) -> Study:
     """The study as far as some of its runs are concerned, in the order of ``runs``."""
     kept = {run: study.specs[run] for run in runs if run in study.specs}
-    if len(kept) == len(study.specs):  # of a large study all rows are not copied
-        return replace(study, specs=kept)
-    return replace(study, frame=study.frame.filter(pl.col("run").is_in(list(kept))), specs=kept)
+    frame = study.frame if len(kept) == len(study.specs) else study.by_quantity.only(kept)
+    return replace(study, frame=frame, specs=kept)
 
 
 def over_seeds(values: pl.DataFrame, geometric: bool, by: Sequence[str] = ("v", "x")) -> pl.DataFrame:

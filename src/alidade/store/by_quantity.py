@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cached_property
 
 import polars as pl
@@ -24,11 +24,17 @@ class ByQuantity:
     def of(self, quantity: str, run: str | None = None) -> pl.DataFrame:
         """The rows of a quantity, of one run where it is named."""
         rows = self._by_quantity.get(quantity, self._nothing)
-        if run is None:
-            return rows
+        return rows if run is None else self._runs_of(quantity).get(run, self._nothing)
+
+    def only(self, runs: Container[str]) -> pl.DataFrame:
+        """The table of some of the runs."""
+        kept = [rows for name in self.names for run, rows in self._runs_of(name).items() if run in runs]
+        return pl.concat(kept) if kept else self._nothing
+
+    def _runs_of(self, quantity: str) -> Mapping[str, pl.DataFrame]:
         if quantity not in self._by_run:
-            self._by_run[quantity] = _cut(rows, "run")
-        return self._by_run[quantity].get(run, self._nothing)
+            self._by_run[quantity] = _cut(self.of(quantity), "run")
+        return self._by_run[quantity]
 
     @property
     def names(self) -> tuple[str, ...]:
