@@ -9,17 +9,19 @@ from alidade.landscape.curvature.operator import SymmetricOperator, require_symm
 
 
 class Krylov:
-    """Orthonormal rows ``basis`` of span(v, Hv, H^2 v, ...), and ``inner``, the trace of the operator on it.
+    """Orthonormal rows ``basis`` of span(v, Hv, H^2 v, ...), and the operator on it.
 
-    Lanczos with full reorthogonalization: one product per row.
+    Lanczos with full reorthogonalization: one product per row. On its basis the operator is tridiagonal, with
+    ``diagonal`` and ``beside`` (of which the last entry leads out of the space).
     """
 
     def __init__(self, operator: SymmetricOperator, start: Tensor) -> None:
         self._operator = operator
         self.basis = start.new_empty(0, len(start))
-        self.inner = 0.0
+        self.diagonal: list[float] = []
+        self.beside: list[float] = []
         self._next: Tensor | None = start / torch.linalg.vector_norm(start)
-        self._left, self._scale, self._asymmetry = 0.0, 0.0, 0.0
+        self._scale, self._asymmetry = 0.0, 0.0
 
     @property
     def complete(self) -> bool:
@@ -48,16 +50,16 @@ class Krylov:
         before = len(self.basis)
         self.basis = torch.cat([self.basis, direction[None]])
         inside = (self.basis @ product).double()
-        self.inner += float(inside[-1])
+        self.diagonal.append(float(inside[-1]))
         self._scale = max(self._scale, float(inside.abs().max()))
-        if before:  # a symmetric matrix is tridiagonal in this basis
+        if before:  # so it would be of a symmetric matrix
             expected = torch.zeros_like(inside)
-            expected[before - 1] = self._left
+            expected[before - 1] = self.beside[-1]
             self._asymmetry = max(self._asymmetry, float((inside - expected)[:before].abs().max()))
         outside = self.outside(product)
-        self._left = float(torch.linalg.vector_norm(outside))
-        if self._left <= 10 * torch.finfo(self.basis.dtype).eps * self._scale:
+        self.beside.append(float(torch.linalg.vector_norm(outside)))
+        if self.beside[-1] <= 10 * torch.finfo(self.basis.dtype).eps * self._scale:
             self._next = None
         else:
-            following = self.outside(outside / self._left)
+            following = self.outside(outside / self.beside[-1])
             self._next = following / torch.linalg.vector_norm(following)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alidade.core.curvature import Trace
 from alidade.core.errors import CallError
+from alidade.core.records import Floats
 from alidade.landscape.arguments import check_seed, is_whole
 from alidade.landscape.curvature.krylov import Krylov
 from alidade.landscape.curvature.operator import Matrix, SymmetricOperator, as_operator, require_symmetric
@@ -19,8 +20,12 @@ from alidade.landscape.objective import Objective
 
 #: Every dimension is taken by itself up to this many.
 PILOT = 10
-#: Steps of the first Krylov space, how much it grows where that seems worth it, and how often; samples of what is left.
-STEPS, GROWTH, TIMES, FRESH = 6, 12, 2, 8
+#: Steps of the first Krylov space, and by how many it grows; samples of what is left, at least.
+STEPS, GROWTH, FRESH = 6, 3, 8
+#: What growing brings is judged by the last steps: at least so many, and this share of all.
+WINDOW, SHARE = 6, 0.25
+#: Memory that basis and samples may take together; then the space no longer grows.
+MOST_BYTES = 1 << 30
 
 
 @torch.inference_mode(mode=False)
@@ -40,9 +45,14 @@ def hessian_trace(
     :math:`R = (I - QQ^\top) H (I - QQ^\top)`, and tr(R) is the mean of :math:`\omega^\top R\, \omega` over random signs
     :math:`\omega` (Hutchinson 1990). Outlying eigenvalues make its variance; Hutch++ (Meyer et al. 2021, SOSA) takes
     them out with a Q of one step of power iteration, which costs two products per column. Here Q is a Krylov basis
-    (Chen & Hallman 2023, SIAM J. Matrix Anal. 44), first of six steps: of the same effect for one product per column,
-    since Lanczos has :math:`Q^\top H Q` already. Where samples show that many more would be needed, it grows. Where
-    every dimension by itself would be cheaper, that is done.
+    (Chen & Hallman 2023, SIAM J. Matrix Anal. 44), of the same effect for one product per column, since Lanczos has
+    :math:`Q^\top H Q` already. With :math:`c = Q^\top\omega` and :math:`d = Q^\top H\omega`
+
+    .. math:: \omega^\top R\, \omega = \omega^\top H \omega - 2 c^\top d + c^\top (Q^\top H Q)\, c,
+
+    so that a sample, once taken, holds for every size of Q: from six steps on Q grows as long as each of its last steps
+    saved more than one sample of those still needed, and then samples are taken. Where every dimension by itself would
+    be cheaper, that is done.
 
     The standard error is widened by t / 1.96, the quantile of Student's t over the normal one, so that two of them
     cover 95 % with few samples, too. (XTrace uses each product twice, but its own error estimate covered the truth in
@@ -62,7 +72,8 @@ def hessian_trace(
         RefusedError: a loss or product that is not finite; an operator that is not symmetric; an objective that is not
             deterministic.
 
-    Cost: two forward and backward passes, then about two per product (kept graph). Memory: some 30 vectors.
+    Cost: two forward and backward passes, then about two per product (kept graph). Memory: one vector per step, two
+    per sample, 1 GiB at most beside some 30 of them.
 
     >>> from torch import nn
     >>> model = nn.Linear(3, 1, bias=False).double()
@@ -112,57 +123,120 @@ def _check(rtol: float, atol: float, max_matvecs: int) -> None:
         raise CallError(f"max_matvecs: expected at least 2, for a standard error, got {max_matvecs!r}")
 
 
+class _Samples:
+    """Quadratic forms of random signs with what a Krylov space leaves of the operator; each holds for all its sizes."""
+
+    def __init__(self, operator: SymmetricOperator, seed: int) -> None:
+        self._operator, self._generator = operator, torch.Generator().manual_seed(seed)
+        self.space = Krylov(operator, self._signs())
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._whole: list[float] = []
+        self._inside: list[tuple[Tensor, Tensor]] = []  # c and d of each
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether there is a further direction, and room for it; and every sample is there to be projected on it."""
+        vectors = len(self.space.basis) + GROWTH + 2 * len(self) + 2
+        width = self.space.basis.element_size() * self._operator.dimension
+        room = vectors <= STEPS + 3 * FRESH or vectors * width <= MOST_BYTES
+        return room and len(self._pairs) == len(self) and not self.space.complete
+
+    def take(self) -> None:
+        """One product."""
+        kept, signs = self.can_grow, self._signs()
+        product = self._operator.matvec(signs)
+        self._whole.append(_dot(signs, product))
+        self._inside.append(_inside(self.space.basis, signs, product))
+        self._pairs = [*self._pairs, (signs, product)] if kept else []
+
+    def grow(self, steps: int) -> None:
+        """One product per step."""
+        before = len(self.space.basis)
+        self.space.extend(steps)
+        new = self.space.basis[before:]
+        more = [_inside(new, *pair) for pair in self._pairs]
+        self._inside = [
+            (torch.cat([c, c2]), torch.cat([d, d2])) for (c, d), (c2, d2) in zip(self._inside, more, strict=True)
+        ]
+
+    def outside(self, size: int) -> tuple[float, Floats]:
+        """The trace on the first ``size`` vectors of the space, and what each sample finds beside them."""
+        diagonal = torch.tensor(self.space.diagonal[:size], dtype=torch.float64)
+        beside = torch.tensor(self.space.beside[: max(size - 1, 0)], dtype=torch.float64)
+        found = []
+        for whole, (c, d) in zip(self._whole, self._inside, strict=True):
+            c, d = c[:size], d[:size]
+            inner = torch.dot(diagonal, c * c) + 2 * torch.dot(beside, c[: len(beside)] * c[1:])
+            found.append(whole - 2 * float(torch.dot(c, d)) + float(inner))
+        return math.fsum(diagonal.tolist()), np.array(found)
+
+    def _signs(self) -> Tensor:
+        draw = torch.randint(0, 2, (self._operator.dimension,), generator=self._generator)
+        return (2 * draw - 1).to(self._operator.block.device, self._operator.block.dtype)
+
+
 class _Estimator:
     def __init__(self, operator: SymmetricOperator, rtol: float, atol: float, most: int, seed: int) -> None:
         self._operator, self._rtol, self._atol, self._most = operator, rtol, atol, most
-        self._generator = torch.Generator().manual_seed(seed)
-        self._samples: list[float] = []
+        self._samples = _Samples(operator, seed)
 
     @property
     def _left(self) -> int:
         return self._most - self._operator.matvecs
 
+    @property
+    def _size(self) -> int:
+        return len(self._samples.space.basis)
+
     def run(self) -> _Estimate:
+        """Grow or sample, whichever brings more, until the tolerance is met or the products are spent."""
+        samples = self._samples
         if self._operator.dimension <= min(PILOT, self._left):
             return self._exact()
-        space = Krylov(self._operator, self._signs())
-        space.extend(max(0, min(STEPS, self._left - FRESH)))
-        for _ in range(TIMES):
-            estimate = self._sampled(space, [], FRESH)
-            more = math.inf if self._left == 0 else self._more(estimate, FRESH)
+        samples.grow(max(0, min(STEPS, self._left - FRESH)))
+        for _ in range(min(FRESH, self._left)):
+            samples.take()
+        while True:
+            estimate = self._estimate()
             if estimate.met or self._left == 0:
                 return estimate
-            if more > self._operator.dimension <= self._left:
+            more = self._needed(self._size) - len(samples)
+            if min(more, self._left) > GROWTH and samples.can_grow and self._growing():
+                samples.grow(GROWTH)
+            elif self._hopeless(estimate) and self._operator.dimension <= self._left:
                 return self._exact()
-            if more <= 2 * GROWTH or space.complete or self._left < GROWTH + FRESH:
-                return self._sampled(space, self._samples, None)
-            space.extend(GROWTH)
-        return self._sampled(space, [], None)
+            else:
+                samples.take()
 
-    def _more(self, estimate: _Estimate, n: int) -> float:
-        """Products that plain sampling would still take to the tolerance, as far as n samples can tell."""
-        target = self._target(estimate.value)
-        return n * ((estimate.error / target) ** 2 - 1) if target > 0 else math.inf
+    def _growing(self) -> bool:
+        """Whether each of the last steps has saved more than one sample."""
+        window = min(self._size, max(WINDOW, round(SHARE * self._size)))
+        return self._needed(self._size - window) - self._needed(self._size) > window
+
+    def _hopeless(self, estimate: _Estimate) -> bool:
+        """Whether samples for every dimension would not do, even if the trace were as large as it may well be."""
+        largest = abs(estimate.value) + 2 * estimate.error
+        return self._needed(self._size, largest) - len(self._samples) > self._operator.dimension
+
+    def _needed(self, size: int, value: float | None = None) -> float:
+        """Samples that the tolerance takes beside the first ``size`` vectors, as far as those at hand can tell."""
+        target = self._target(self._estimate().value if value is None else value)
+        spread = float(np.std(self._samples.outside(size)[1], ddof=1))
+        return (spread / target) ** 2 if target > 0 else math.inf
 
     def _target(self, value: float) -> float:
         return max(self._rtol * abs(value), self._atol)
 
-    def _of_samples(self, samples: Sequence[float], space: Krylov) -> _Estimate:
-        n = len(samples)
-        value = space.inner + float(np.mean(samples))
-        error = _widening(n) * float(np.std(samples, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-        method = "krylov" if len(space.basis) else "hutchinson"
+    def _estimate(self) -> _Estimate:
+        n = len(self._samples)
+        inner, values = self._samples.outside(self._size)
+        value = inner + (float(np.mean(values)) if n else 0.0)
+        error = _widening(n) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+        method = "krylov" if self._size else "hutchinson"
         return _Estimate(value, error, method, error <= self._target(value) and n >= FRESH)
-
-    def _sampled(self, space: Krylov, samples: list[float], most: int | None) -> _Estimate:
-        """Samples of what the space leaves, until the tolerance is met or the products are spent, or ``most``."""
-        self._samples = samples
-        while self._left > 0 and (most is None or len(samples) < most):
-            outside = space.outside(self._signs())
-            samples.append(_dot(outside, self._operator.matvec(outside)))
-            if self._of_samples(samples, space).met:
-                break
-        return self._of_samples(samples, space)
 
     def _exact(self) -> _Estimate:
         unit = torch.zeros(
@@ -178,9 +252,10 @@ class _Estimator:
         require_symmetric(self._operator, float((matrix - matrix.T).abs().max()), float(matrix.abs().max()))
         return _Estimate(math.fsum(diagonal), 0.0, "exact", True)
 
-    def _signs(self) -> Tensor:
-        draw = torch.randint(0, 2, (self._operator.dimension,), generator=self._generator)
-        return (2 * draw - 1).to(self._operator.block.device, self._operator.block.dtype)
+
+def _inside(basis: Tensor, signs: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the basis; in float64, and there where the numbers are used."""
+    return (basis @ signs).double().cpu(), (basis @ product).double().cpu()
 
 
 def _dot(left: Tensor, right: Tensor) -> float:
