@@ -12,7 +12,7 @@ PyHessian would switch to running statistics; its network has none, so that it m
 Every round makes each search once, in an order that turns, with a seed of its own. The peers' settings stand below;
 "search" finds them again, which takes several times as long.
 
-    OMP_NUM_THREADS=1 python benchmarks/eigenvalue.py [ROUNDS] [search]
+    OMP_NUM_THREADS=2 python benchmarks/eigenvalue.py [ROUNDS] [search]    (1: eigenvalue.one-thread.json)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -228,4 +229,6 @@ if __name__ == "__main__":
     search = "search" in sys.argv[1:]
     rounds = next((int(word) for word in sys.argv[1:] if word.isdigit()), ROUNDS)
     results = {norm: measured(norm, rounds, search) for norm in ("batch", "none")}
-    write(__file__, {"rtol": RTOL, "rounds": rounds, "threads": torch.get_num_threads(), **results})
+    threads = torch.get_num_threads()
+    name = Path(__file__).with_suffix(".one-thread.py" if threads == 1 else ".py")
+    write(str(name), {"rtol": RTOL, "rounds": rounds, "threads": threads, **results})

@@ -154,14 +154,14 @@ def test_points_in_a_block_have_the_bits_of_points_alone(name: str, together: bo
     model, loss_fn, batch = _greedy() if name == "greedy" else _built(name)
     objective = Objective(model, loss_fn, batch)
     plane = random_plane(model, {n: p.clone() for n, p in objective.parameters.items()}, "raw", seed=1)
-    ys = [-0.2, 0.0, 0.1, 0.3]
+    at = [(0.1, -0.2), (0.1, 0.0), (0.1, 0.1), (0.2, 0.3)]
     points = Points(plane)
-    alone = [float(objective.value(points.move(0.1, y))) for y in ys]
+    alone = [float(objective.value(points.move(x, y))) for x, y in at]
     assert len(set(alone)) == 4
     with objective.repeated():
         sweep = PlaneSweep(objective, plane)
-        assert sweep.losses(0.1, ys) == (alone if together else alone[:1])
-        assert sweep.losses(0.1, ys[1:]) == (alone[1:] if together else alone[1:2])
+        assert sweep.losses(at) == (alone if together else alone[:1])
+        assert sweep.losses(at[1:]) == (alone[1:] if together else alone[1:2])
 
 
 def test_filters_are_normalized_as_by_explicit_loops() -> None:
@@ -264,7 +264,7 @@ def _counting(objective: Objective, stop_after: int | None = None) -> tuple[Obje
 def test_an_interrupted_surface_goes_on_where_it_stopped(tmp_path: Path) -> None:
     objective = _quadratic([1.0, 2.0, 3.0])
     wanted = loss_surface(objective, normalize="raw", points=4, trajectory=[_state(1, 1, 1)])
-    first, _ = _counting(objective, stop_after=9)  # the check, the origin, one row of four points, three of another
+    first, _ = _counting(objective, stop_after=9)  # the check, the origin, seven points
     with pytest.raises(_Stop):
         loss_surface(first, normalize="raw", points=4, trajectory=[_state(1, 1, 1)], out=tmp_path / "s")
     second, calls = _counting(objective)
@@ -274,7 +274,7 @@ def test_an_interrupted_surface_goes_on_where_it_stopped(tmp_path: Path) -> None
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     _same(found, wanted)
-    assert len(calls) == 2 + (16 - 4) + 1
+    assert len(calls) == 2 + (16 - 7) + 1
     assert seen == [(k + 1, 16) for k in range(16)]
     third, calls = _counting(objective)
     _same(loss_surface(third, normalize="raw", points=4, trajectory=[_state(1, 1, 1)], out=tmp_path / "s"), wanted)
@@ -304,7 +304,7 @@ def test_a_killed_process_loses_nothing_that_it_measured(tmp_path: Path) -> None
     model, loss_fn, batch = _built("batch_norm")
     objective, calls = _counting(Objective(model, loss_fn, batch))
     found = loss_surface(objective, points=3, out=out)
-    assert len(calls) == 2 + 3  # all but the last row
+    assert len(calls) == 2  # all of the block had been measured
     _same(found, loss_surface(objective, points=3))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +77,7 @@ class Sweep:
         # Blocks end by the clock, and processes that share the objective must evaluate the same points.
         alone = len(objective.parts) == objective.ranks.size == 1
         self._together = alone and not objective.through_backward
+        self.rescued: list[Any] = []  # what was found in a block that an exception ended
 
     def some(self, points: Sequence[P], move: Callable[[P], object], look: Look[P, T]) -> list[T]:
         """What ``look`` found at the first of these points: at least one, and as many as there is time for.
@@ -104,13 +104,17 @@ class Sweep:
 
         def work(model: nn.Module) -> list[T]:
             scene, end, found = _Scene(model, part), time.monotonic() + self._seconds, list[T]()
-            for point in points:
-                move(point)
-                scene.renew_buffers()
-                found.append(look(point, *self._evaluated(model, part)))
-                self._together = len(found) > 1 or scene.is_as_it_was()
-                if not self._together or time.monotonic() > end:
-                    break
+            try:
+                for point in points:
+                    move(point)
+                    scene.renew_buffers()
+                    found.append(look(point, *self._evaluated(model, part)))
+                    self._together = len(found) > 1 or scene.is_as_it_was()
+                    if not self._together or time.monotonic() > end:
+                        break
+            except BaseException:
+                self.rescued = found if scene.is_as_it_was() else found[:1]
+                raise
             self._together = self._together and scene.is_as_it_was()
             return found if self._together else found[:1]  # the first began as it should in any case
 
@@ -126,15 +130,20 @@ class Sweep:
 
 
 class PlaneSweep:
-    """Losses of an objective along rows of points of a plane."""
+    """Losses of an objective at points of a plane."""
 
     def __init__(self, objective: Objective, plane: Plane) -> None:
         self._points = Points(plane)
         self._sweep = Sweep(objective, self._points.tensors, seconds=_SECONDS)
 
-    def losses(self, x: float, ys: Sequence[float]) -> list[float]:
-        """Losses at the first of these points: at least one, and as many as a second has time for."""
-        return self._sweep.some(ys, partial(self._points.move, x), lambda y, loss, _: float(loss))
+    @property
+    def rescued(self) -> list[float]:
+        """What was measured of the points of a call that raised."""
+        return self._sweep.rescued
+
+    def losses(self, points: Sequence[tuple[float, float]]) -> list[float]:
+        """Losses at the first of these (x, y): at least one, and as many as a second has time for."""
+        return self._sweep.some(points, lambda point: self._points.move(*point), lambda _, loss, __: float(loss))
 
 
 class _Scene:
@@ -144,11 +153,11 @@ class _Scene:
         self._model, self._randomness = model, part.conditions.randomness.now(model)
         self._attributes = Attributes(model.modules())
         self._batch = [kept for leaf in leaves_of(part.batch) if (kept := kept_values(leaf)) is not None]
-        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self._buffers = [(buffer.detach(), buffer.clone()) for buffer in model.buffers()]
 
     def renew_buffers(self) -> None:
         for buffer, then in self._buffers:
-            buffer.detach().copy_(then)
+            buffer.copy_(then)
 
     def is_as_it_was(self) -> bool:
         drawn = not self._randomness.same_as(self._randomness.now(self._model))

@@ -33,6 +33,8 @@ Tensors = dict[str, Tensor]
 
 #: Room around a trajectory, as a part of its width.
 MARGIN = 0.2
+#: Points handed over at once, of which a slow network takes the first only.
+_AT_ONCE = 1000
 
 
 @torch.inference_mode(mode=False)
@@ -212,18 +214,23 @@ def _box(around: Floats) -> list[tuple[float, float]]:
 def _on_grid(
     known: Recorded, sweep: PlaneSweep, x: Floats, y: Floats, progress: Callable[[int, int], object] | None
 ) -> Floats:
-    """The losses on the grid, row by row."""
-    losses = np.empty((len(x), len(y)))
-    for i, j in np.ndindex(losses.shape):
-        index = i * len(y) + j
-        if index not in known.losses:
-            missing = [k for k in range(j, len(y)) if i * len(y) + k not in known.losses]
-            for k, loss in zip(missing, sweep.losses(float(x[i]), [float(y[k]) for k in missing]), strict=False):
-                known.keep(i * len(y) + k, loss)
-        losses[i, j] = known.losses[index]
-        if progress is not None:
-            progress(index + 1, losses.size)
-    return losses
+    """The losses on the grid, row by row; of those that the file has, progress is told first."""
+    size = len(x) * len(y)
+    missing = [index for index in range(size) if index not in known.losses]
+    tell = progress or (lambda done, total: None)
+    for done in range(size - len(missing)):
+        tell(done + 1, size)
+    while missing:
+        at = [(float(x[index // len(y)]), float(y[index % len(y)])) for index in missing[:_AT_ONCE]]
+        before, found = size - len(missing), list[float]()
+        try:
+            found = sweep.losses(at)
+        finally:
+            for loss in found or sweep.rescued:
+                known.keep(missing.pop(0), loss)
+        for done in range(before, size - len(missing)):
+            tell(done + 1, size)
+    return np.array([known.losses[index] for index in range(size)]).reshape(len(x), len(y))
 
 
 def _at_states(known: Recorded, moved: Objective, states: list[Tensors], first: int) -> Floats:
