@@ -5,13 +5,13 @@ Reach: with gradients at most 1.05 x (K + 1) x one plain forward and backward pa
 (pip install --no-deps loss-landscapes==3.0.6). Memory: peak above plain training, in copies of the parameters,
 measured on a network that is nearly all parameters.
 
-One thread. Pass by pass, a plain pass over a copy of the network is run and timed just before each pass of the work
+Pass by pass, a plain pass over a copy of the network is run and timed just before each pass of the work
 that is measured, and taken out of its time: what slows the machine slows both. Two summaries over the rounds: the
 median of the ratio within a round, and the ratio of the least times. Each in this process's CPU time, which leaves out
 the time that others had the core, and by the clock on the wall. Rounds are spread over processes: in each the heap lies
 otherwise, and memory that is given back and fetched anew costs a pass, plain or not, up to 5 % (the page faults).
 
-    python benchmarks/line_profile.py [PROCESSES]
+    OMP_NUM_THREADS=1 python benchmarks/line_profile.py [PROCESSES]    (2: line_profile.two-threads.json)
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -197,11 +198,11 @@ def _memory() -> dict[str, float]:
 
 def _main(processes: int) -> None:
     times = {norm: _times(norm, processes) for norm in ("none", "batch")}
-    write(__file__, {"K": K, "processes": processes, "rounds of each": ROUNDS, **times, "memory_copies": _memory()})
+    name = Path(__file__).with_suffix(".py" if torch.get_num_threads() == 1 else ".two-threads.py")
+    write(str(name), {"K": K, "processes": processes, "rounds of each": ROUNDS, **times, "memory_copies": _memory()})
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     argument = sys.argv[1] if sys.argv[1:] else str(PROCESSES)
     if argument in ("none", "batch"):
         print(json.dumps(_pairs(argument)))
