@@ -148,6 +148,10 @@ def _curvature(book, spec, probe, step, level, rng):
     book.add(step, "batch_sharpness", 0.8 * top)
     if probe.k > 1:
         book.add(step, f"eigenvalue_{probe.k}", top / 5)
+    if "density" in probe.looks:
+        for x in np.linspace(-0.1 * top, 1.1 * top, 41):
+            book.add(step, "spectral_density", np.exp(-((10 * x / top) ** 2)) + 1e-4, x)
+            book.add(step, "spectral_density_standard_error", 1e-5, x)
 
 
 _PROBES = {
